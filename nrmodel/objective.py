@@ -45,7 +45,7 @@ def mean_from_x0(x0: Tensor, y: Tensor, weights: tuple[Tensor, Tensor]) -> Tenso
 
 @dataclass(frozen=True)
 class Preconditioning:
-    """How a network is wrapped. `predicts`: what the wrapped output is: `score`, `denoiser` (the mean) or `data` (x0)."""
+    """How a network is wrapped. `predicts`: what comes out: `score`, `denoiser` (the mean) or `data` (x0)."""
 
     form: str = "compact"  # "v1", "v2", "compact"
     predicts: str = "data"
@@ -171,9 +171,7 @@ def loss(
         count = (samples // spectrogram.hop + 1).clamp(max=frames)
         valid = (torch.arange(frames, device=x0.device) < count[:, None]).float()[:, None, None]
     if precondition.form == "compact":
-        return _compact_loss(
-            estimates["x0"], x0, y, t, valid, objective, precondition, process, spectrogram, samples
-        )
+        return _compact_loss(estimates["x0"], x0, y, t, valid, objective, precondition, process, spectrogram, samples)
     sigma = per_item(process.std(t), x0)
     if objective.kind == "score":
         z = (x_t - process.mean(x0, y, t)) / sigma
