@@ -1,0 +1,111 @@
+"""A triplet: clean speech, noise, and their sum; its invariants; mixing at a signal-to-noise ratio.
+
+Stored as 16-bit integers, `noisy = clean + noise` exactly: clean and noise are quantised once, with one common gain,
+and added as integers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from nrdata.errors import UserError
+
+KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
+FULL_SCALE = 32768
+CEILING = 32767.0  # the largest magnitude that is stored
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One sample: float32 mono sound of one length and rate, and where it comes from."""
+
+    key: str
+    clean: np.ndarray
+    noisy: np.ndarray
+    noise: np.ndarray
+    ref: np.ndarray | None  # the reserved clip: same place, another time
+    sample_rate: int
+    env_id: str  # "<noise source>/<environment>"
+    recording: str  # "<noise source>/<environment>/<stem>"
+    stretch: tuple[int, int]  # of the mixture's noise in the recording, samples; (-1, -1) unknown
+    speaker: str  # "<speech source>/<name>"
+    snr_db: float  # measured on the stored integers
+    split: str
+    meta: dict
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What `mix` makes and a shard stores: int16 (frames,), `noisy16 == clean16 + noise16`; ref16 (ref_frames,)."""
+
+    clean16: np.ndarray
+    noise16: np.ndarray
+    noisy16: np.ndarray
+    ref16: np.ndarray | None
+    gain: float  # applied to everything of the sample, so that nothing leaves the range
+    snr_db: float  # energy SNR, measured on the integers
+
+
+def energy_snr_db(clean: np.ndarray, noise: np.ndarray) -> float:
+    """10 log10(sum clean^2 / sum noise^2), in float64; +-inf where one is silent."""
+    clean, noise = clean.astype(np.float64), noise.astype(np.float64)
+    signal, disturbance = float(np.dot(clean, clean)), float(np.dot(noise, noise))
+    if signal == 0 or disturbance == 0:
+        return float("inf") if signal > 0 else float("-inf")
+    return 10 * float(np.log10(signal / disturbance))
+
+
+def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float | None, ref: np.ndarray | None = None) -> Mixture:
+    """Scale `noise` (and `ref` with it) to the energy SNR `snr_db`, then everything by one gain <= 1, and quantise.
+
+    clean, noise: float (frames,); ref: float (ref_frames,) or None; `snr_db` None keeps the noise's own level (pairs).
+    Raises `UserError`: wrong_length, empty, not_finite, silent_clean, silent_noise, silent_ref (also what rounding to
+    16 bits makes silent).
+    """
+    if clean.ndim != 1 or clean.shape != noise.shape:
+        raise UserError(f"clean has shape {clean.shape}, noise {noise.shape}: equal lengths expected", "wrong_length")
+    if len(clean) == 0 or (ref is not None and len(ref) == 0):
+        raise UserError("there are no samples", kind="empty")
+    parts = [clean.astype(np.float64), noise.astype(np.float64), None if ref is None else ref.astype(np.float64)]
+    for name, x in zip(("clean", "noise", "ref"), parts, strict=True):
+        if x is not None and not np.isfinite(x).all():
+            raise UserError(f"the {name} sound has NaN or infinite samples", kind="not_finite")
+        if x is not None and not x.any():
+            raise UserError(f"the {name} sound is silent", kind=f"silent_{name}")
+    c, n, r = parts
+    assert c is not None and n is not None
+    if snr_db is not None:
+        noise_gain = 10 ** ((energy_snr_db(c, n) - snr_db) / 20)
+        n = n * noise_gain
+        r = None if r is None else r * noise_gain
+    # Quantised parts differ from the sum by at most half a step each: leave one step.
+    peak = max(float(np.max(np.abs(x))) for x in (c, n, c + n, r) if x is not None) * FULL_SCALE
+    gain = min(1.0, (CEILING - 1) / peak)
+    clean16, noise16 = (np.rint(x * (gain * FULL_SCALE)).astype(np.int16) for x in (c, n))
+    ref16 = None if r is None else np.rint(r * (gain * FULL_SCALE)).astype(np.int16)
+    for name, q in (("clean", clean16), ("noise", noise16), ("ref", ref16)):
+        if q is not None and not q.any():
+            raise UserError(f"the {name} sound is silent at 16 bits", kind=f"silent_{name}")
+    noisy = clean16.astype(np.int32) + noise16
+    if np.max(np.abs(noisy)) > CEILING:
+        raise AssertionError("the sum of the quantised parts left the range")
+    return Mixture(clean16, noise16, noisy.astype(np.int16), ref16, gain, energy_snr_db(clean16, noise16))
+
+
+def check_mixture(mixture: Mixture) -> str:
+    """The first broken invariant as a few words, "" where all hold: used when written and when verified."""
+    clean, noise, noisy = mixture.clean16, mixture.noise16, mixture.noisy16
+    if not (clean.dtype == noise.dtype == noisy.dtype == np.int16 and clean.ndim == 1):
+        return "16-bit mono expected"
+    if not (len(clean) == len(noise) == len(noisy) > 0):
+        return f"lengths differ: clean {len(clean)}, noise {len(noise)}, noisy {len(noisy)}"
+    wrong = np.count_nonzero(noisy.astype(np.int32) != clean.astype(np.int32) + noise)
+    if wrong:
+        return f"noisy is not clean + noise in {wrong} samples"
+    for name, x in (("clean", clean), ("noise", noise), ("ref", mixture.ref16)):
+        if x is not None and not x.any():
+            return f"{name} is silent"
+    return ""
