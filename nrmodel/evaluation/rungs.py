@@ -1,0 +1,218 @@
+"""The ladder of references: what clip a mode shows the system, from none to the noise of the mixture itself.
+
+A rung is a base and perhaps a treatment, `disjoint+mp3`. The bases `oracle`, `disjoint`, `env` and `mismatch` are the
+laws of `nrdata.sampling.references`; the others are made here:
+
+none      no reference            white      white noise           leak:DB   the `disjoint` clip with speech of the same
+zeros     digital silence         spectrum   stationary noise with           speaker, another utterance, at that speech-
+                                             the `disjoint` clip's           to-noise ratio
+                                             long-term spectrum
++eq       another device: one drawn smooth equaliser              +mp3      another codec: MP3 and back
+
+Every draw is keyed by (seed, key, rung): a file's clip does not depend on the files beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nrdata.errors import UserError
+
+LAWS = ("mismatch", "env", "disjoint", "oracle")
+MADE = ("none", "zeros", "white", "spectrum")
+TREATMENTS = ("eq", "mp3")
+EQ_DEVIATION_DB = 6.0  # of the equaliser at each of its knots, an octave apart
+MEL_BANDS = 40
+NO_SPAN = (-1, -1)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A parsed mode. `leak_db` is the speech-to-noise ratio of `leak:DB`, else None; `treatment` "" or one of two."""
+
+    base: str
+    leak_db: float | None = None
+    treatment: str = ""
+
+    @property
+    def law(self) -> str | None:
+        """The law its clip is drawn by; None where it needs none."""
+        return self.base if self.base in LAWS else "disjoint" if self.base in ("leak", "spectrum") else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The clip of one file, float32 (frames,) at the data's rate (None: the null reference), and what a row says of
+    it. `relation` is `other-environment` and so on, `made` where the clip is no recording, or `none`."""
+
+    sound: np.ndarray | None
+    relation: str = "none"
+    source: str = ""
+    span: tuple[int, int] = NO_SPAN
+    distance_db: float | None = None
+
+
+def parse_rung(mode: str) -> Rung:
+    """`"disjoint+eq"`, `"leak:-5"` ... Raises `UserError` naming the modes there are."""
+    base, _, treatment = mode.partition("+")
+    leak_db = None
+    if base.startswith("leak:"):
+        try:
+            leak_db = float(base[5:])
+        except ValueError:
+            leak_db = math.nan
+        base = "leak"
+    known = base in LAWS + MADE or (leak_db is not None and math.isfinite(leak_db))
+    treated = "+" not in mode or (treatment in TREATMENTS and base not in ("none", "zeros"))
+    if not (known and treated):
+        raise UserError(
+            f"mode {mode!r}: choose from {', '.join(MADE + LAWS)}, leak:DB, and with +eq or +mp3 what has sound", "mode"
+        )
+    return Rung(base, leak_db, treatment)
+
+
+def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float, seed: int) -> Reference | None:
+    """The clip of one file under a mode; None where the data cannot serve it (no reserve, no other utterance of the
+    speaker). A clip shorter than asked keeps its length: `span` says so."""
+    from nrdata.sampling.references import evaluation_reference
+
+    rung = parse_rung(mode)
+    if rung.base == "none":
+        return Reference(None)
+    index = dataset.index(split)
+    key = bytes(index.key[row]).decode()
+    rng = keyed_rng(seed, key, f"{rung.base}{rung.leak_db}")
+    if rung.law is None:
+        frames = round(ref_seconds * dataset.sample_rate)
+        sound = np.zeros(frames, np.float32) if rung.base == "zeros" else white_noise(frames, rng)
+        described = Reference(sound, "made", rung.base)
+    else:
+        clip = evaluation_reference(dataset, split, row, rung.law, ref_seconds, seed)
+        if clip is None:
+            return None
+        sound = dataset.read(split, clip.row, clip.field, clip.start, clip.stop)
+        source = f"{bytes(index.key[clip.row]).decode()}.{clip.field}"
+        relation = clip.relation
+        if rung.base == "spectrum":
+            sound, relation = like_spectrum(sound, rng), "made"
+        elif rung.leak_db is not None:
+            speech = other_utterance(dataset, split, row, len(sound), rng)
+            if speech is None:
+                return None
+            sound = with_speech(sound, speech, rung.leak_db)
+        described = Reference(sound, relation, source, (clip.start, clip.stop))
+    assert sound is not None
+    if rung.treatment == "eq":
+        sound = equalised(sound, dataset.sample_rate, keyed_rng(seed, key, "eq"))
+    elif rung.treatment == "mp3":
+        sound = through_mp3(sound, dataset.sample_rate)
+    distance = spectral_distance_db(sound, dataset.read(split, row, "noise"), dataset.sample_rate)
+    return Reference(sound, described.relation, described.source, described.span, distance)
+
+
+def keyed_rng(seed: int, key: str, purpose: str) -> np.random.Generator:
+    """A generator that belongs to one file and one purpose."""
+    return np.random.default_rng(list(hashlib.sha256(f"{seed}/{key}/{purpose}".encode()).digest()))
+
+
+def white_noise(frames: int, rng: np.random.Generator, rms: float = 0.05) -> np.ndarray:
+    return (rms * rng.standard_normal(frames)).astype(np.float32)
+
+
+def like_spectrum(clip: np.ndarray, rng: np.random.Generator, size: int = 512) -> np.ndarray:
+    """Stationary Gaussian noise with the long-term power spectrum and the RMS of `clip`, of its length."""
+    frequency = np.fft.rfftfreq(len(clip))
+    shape = np.sqrt(np.interp(frequency, np.fft.rfftfreq(size), power_spectrum(clip, size)))
+    made = np.fft.irfft(shape * np.fft.rfft(rng.standard_normal(len(clip))), len(clip))
+    return (made * (_rms(clip) / max(_rms(made), 1e-12))).astype(np.float32)
+
+
+def with_speech(clip: np.ndarray, speech: np.ndarray, speech_to_noise_db: float) -> np.ndarray:
+    """`clip` plus `speech` at that energy ratio."""
+    gain = _rms(clip) / max(_rms(speech), 1e-12) * 10 ** (speech_to_noise_db / 20)
+    return (clip + gain * speech).astype(np.float32)
+
+
+def other_utterance(dataset: Any, split: str, row: int, frames: int, rng: np.random.Generator) -> np.ndarray | None:
+    """The loudest stretch of another utterance of the row's speaker, at most `frames` long and repeated to it; None
+    where the speaker has no other. One clean recording may be in many mixtures: those are recognised and passed."""
+    index = dataset.index(split)
+    own = dataset.read(split, row, "clean")
+    others = np.flatnonzero(index.speaker == index.speaker[row])
+    for other in rng.permutation(others[others != row]):
+        speech = dataset.read(split, int(other), "clean")
+        shared = min(len(own), len(speech))
+        a, b = own[:shared].astype(np.float64), speech[:shared].astype(np.float64)
+        if abs(a @ b) > 0.9 * math.sqrt((a @ a) * (b @ b)):
+            continue
+        energy = np.concatenate([[0.0], np.cumsum(np.square(speech, dtype=np.float64))])
+        length = min(frames, len(speech))
+        start = int((energy[length:] - energy[: len(energy) - length]).argmax())
+        return np.resize(speech[start : start + length], frames)
+    return None
+
+
+def equalised(clip: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """One drawn smooth zero-phase equaliser, knots an octave apart from 62.5 Hz, the RMS kept: another microphone."""
+    frequency = np.fft.rfftfreq(len(clip), 1 / sample_rate)
+    octaves = np.log2(np.maximum(frequency, 1.0) / 62.5)
+    knots = np.arange(math.ceil(math.log2(sample_rate / 2 / 62.5)) + 1)
+    gain_db = np.interp(octaves, knots, EQ_DEVIATION_DB * rng.standard_normal(len(knots)))
+    made = np.fft.irfft(np.fft.rfft(clip) * 10 ** (gain_db / 20), len(clip))
+    return (made * (_rms(clip) / max(_rms(made), 1e-12))).astype(np.float32)
+
+
+def through_mp3(clip: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Encoded as MP3 at libsndfile's default rate, decoded, cut or zero-padded to its length."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, clip, sample_rate, format="MP3", subtype="MPEG_LAYER_III")
+    buffer.seek(0)
+    decoded = soundfile.read(buffer, dtype="float32")[0][: len(clip)]
+    return np.pad(decoded, (0, len(clip) - len(decoded)))
+
+
+def spectral_distance_db(clip: np.ndarray, noise: np.ndarray, sample_rate: int) -> float | None:
+    """How far the clip's long-term log-Mel spectrum is from the noise's, level removed: the RMS over 40 bands of the
+    difference in dB less its mean. None where either is silent."""
+    if not (np.any(clip) and np.any(noise)):
+        return None
+    difference = long_term_log_mel(clip, sample_rate) - long_term_log_mel(noise, sample_rate)
+    return float(np.sqrt(np.mean(np.square(difference - difference.mean()))))
+
+
+def long_term_log_mel(x: np.ndarray, sample_rate: int, size: int = 1024) -> np.ndarray:
+    """Mean power in `MEL_BANDS` Mel bands, in dB (floor 80 dB under the greatest band)."""
+    power = mel_filters(sample_rate, size) @ power_spectrum(x, size)
+    return 10 * np.log10(np.maximum(power, 1e-8 * power.max()))
+
+
+def power_spectrum(x: np.ndarray, size: int) -> np.ndarray:
+    """Mean over half-overlapping Hann frames of |FFT|^2, (size / 2 + 1,); a shorter signal is one padded frame."""
+    padded = np.pad(x.astype(np.float64), (0, max(size - len(x), 0)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 2]
+    return np.square(np.abs(np.fft.rfft(frames * np.hanning(size), axis=1))).mean(axis=0)
+
+
+def mel_filters(sample_rate: int, size: int) -> np.ndarray:
+    """Triangles evenly spaced on the Mel scale, 2595 log10(1 + f / 700), from 50 Hz; (MEL_BANDS, size / 2 + 1)."""
+    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(2595 * math.log10(1 + 50 / 700), top, MEL_BANDS + 2) / 2595) - 1)
+    frequency = np.fft.rfftfreq(size, 1 / sample_rate)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = np.minimum((frequency - low) / (centre - low), (high - frequency) / (high - centre))
+    nearest = np.abs(frequency - centre).argmin(axis=1)
+    filters = np.maximum(triangles, 0.0)
+    filters[np.arange(MEL_BANDS), nearest] = np.maximum(filters[np.arange(MEL_BANDS), nearest], 1e-3)  # none is empty
+    return filters
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
