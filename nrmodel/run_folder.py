@@ -1,0 +1,216 @@
+"""The folder of a run: lock, configuration, log, states and weights; nothing in it is ever half written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import socket
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nrdata.environment import provenance
+from nrdata.errors import UserError
+from nrmodel import checkpoint
+from nrmodel.network.presets import ModelConfig
+
+# What may differ between the start of a run and its continuation: nothing of it changes what is learnt at a step.
+_FREE = (
+    "out",
+    "max_steps",
+    "cooldown_steps",
+    "checkpoint_every",
+    "validate_every",
+    "loader_workers",
+    "threads",
+    "device",
+)
+
+
+class RunFolder:
+    """Context manager: holds the lock while a run writes."""
+
+    def __init__(self, path: Path, config: Any, dataset: Any):
+        self.path, self.config, self.fingerprint = path, config, dataset.fingerprint
+        self.config_dict = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+        self.dataset = dataset
+        self._told = 0.0
+
+    def __enter__(self) -> RunFolder:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        for stale in self.path.glob("*.partial"):
+            stale.unlink()
+        index = self.dataset.index("train")
+        data = {"env_ids": index.env_names, "recordings": index.recording_names, "speakers": index.speaker_names}
+        text = json.dumps(data, indent=1, sort_keys=True).encode()
+        self.training_data_sha256 = hashlib.sha256(text).hexdigest()
+        self._failures = 0
+        checkpoint.write_whole(self.path / "training-data.json", text)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.lock_path.unlink(missing_ok=True)
+
+    def resume(self) -> dict[str, Any] | None:
+        """The last good training state, checked against this run's configuration and data; None at a fresh start."""
+        state = None
+        for name in ("train-state.pt", "train-state.prev.pt"):
+            path = self.path / name
+            if not path.exists():
+                continue
+            try:
+                state = checkpoint.read_state(path)
+            except UserError as e:
+                older = self.path / "train-state.prev.pt"
+                if name == "train-state.pt" and older.exists():
+                    self.say(f"{e}; going on from {older.name}")
+                    continue
+                raise
+            break
+        if state is not None:
+            self._check(state)
+        self._write_config()
+        return state
+
+    def _check(self, state: dict[str, Any]) -> None:
+        for name, value in self.config_dict.items():
+            before = state["config"].get(name)
+            if name not in _FREE and name != "shards" and before != value:
+                raise UserError(
+                    f"{self.path} was trained with {name} = {before}, not {value}: take another --out, or the old value"
+                )
+        if state["fingerprint"] != self.fingerprint:
+            raise UserError(f"{self.path} was trained on other data (another fingerprint): take another --out")
+        if state["config"].get("threads") != self.config_dict["threads"]:
+            self.say("another number of threads than before: equal to about 1e-4, not bit for bit")
+
+    def _write_config(self) -> None:
+        checkpoint.write_whole(self.path / "config.toml", to_toml(self.config_dict).encode())
+        run = {**provenance(), "fingerprint": self.fingerprint, "data": self.dataset.name}
+        checkpoint.write_whole(self.path / "run.json", json.dumps(run, indent=1, sort_keys=True).encode())
+
+    # Lock -------------------------------------------------------------------------------------------------------
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / "lock"
+
+    def _lock(self) -> None:
+        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()})
+        while True:
+            try:
+                with self.lock_path.open("x") as file:
+                    file.write(mine)
+                return
+            except FileExistsError:
+                pass
+            try:
+                holder = json.loads(self.lock_path.read_text())
+            except (OSError, ValueError):
+                holder = {"pid": -1, "host": socket.gethostname()}
+            if holder["host"] != socket.gethostname() or _alive(holder["pid"]):
+                raise UserError(
+                    f"{self.path} is in use by process {holder['pid']} on {holder['host']}: "
+                    f"wait for it, or remove {self.lock_path} if it is gone"
+                )
+            self.say(f"taking over {self.path} from process {holder['pid']}, which is gone")
+            self.lock_path.unlink(missing_ok=True)
+
+    # Writing ----------------------------------------------------------------------------------------------------
+
+    def save_weights(self, name: str, model: Any, settings: ModelConfig, step: int) -> None:
+        self._guard(
+            lambda: checkpoint.save_model(
+                self.path / name,
+                model.state_dict(),
+                settings,
+                step=str(step),
+                fingerprint=self.fingerprint,
+                training_data_sha256=self.training_data_sha256,
+                ref_mode=self.config.ref_mode,
+            )
+        )
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        self._guard(lambda: checkpoint.save_state(self.path / "train-state.pt", state))
+
+    def _guard(self, write: Any) -> None:
+        """A failed write leaves the old file and is told; the third in a row ends the run."""
+        try:
+            write()
+            self._failures = 0
+        except (OSError, RuntimeError) as e:
+            self._failures += 1
+            self.say(f"could not write to {self.path} ({e}); the last checkpoint stays")
+            if self._failures >= 3:
+                raise UserError(
+                    f"three writes in a row to {self.path} failed ({e}): free some space, start again"
+                ) from e
+
+    def note(self, entry: dict[str, Any]) -> None:
+        """One line of `log.jsonl`."""
+        with (self.path / "log.jsonl").open("a") as file:
+            file.write(json.dumps(_finite(entry)) + "\n")
+
+    def log(self, step: int, window: list[dict[str, float]], **more: Any) -> None:
+        more.pop("keys", None)
+        if window:
+            means = {name: float(np.mean([w[name] for w in window])) for name in window[0]}
+            self.note({"step": step, **means, **more})
+
+    def finish(self, step: int) -> None:
+        self.say(f"done: {step} steps in {self.path}")
+
+    # Telling ----------------------------------------------------------------------------------------------------
+
+    def say(self, text: str) -> None:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr)
+        print(text, file=sys.stderr, flush=True)
+
+    def progress(self, step: int, steps: int, rate: float, window: list[dict[str, float]]) -> None:
+        """A line rewritten on a terminal, a line a minute elsewhere."""
+        terminal = sys.stderr.isatty()
+        if time.monotonic() - self._told < (0.5 if terminal else 60):
+            return
+        self._told = time.monotonic()
+        left = (steps - step) / rate if rate else 0
+        loss = f"loss {np.mean([w['loss'] for w in window]):.3f}, " if window else ""
+        text = f"step {step}/{steps}, {loss}{rate:.2f} steps/s, {left / 60:.0f} min left"
+        print(f"\r\x1b[K{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+
+def _alive(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is none is written as its name."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value
+
+
+def to_toml(values: dict[str, Any]) -> str:
+    """A flat dictionary as TOML; entries that are None are left out (they mean the default)."""
+    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if v is not None]
+    text = "\n".join(lines) + "\n"
+    tomllib.loads(text)
+    return text
