@@ -313,7 +313,7 @@ def for_budget(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
         raise UserError(f"--nfe {nfe}: a sampler needs at least one network call")
     if isinstance(model.process, SBVE):
         return "bridge-ode", partial(bridge_ode, steps=nfe)
-    if model.objective.kind == "data":
+    if model.config.objective.kind == "data":
         if nfe == 1:
             return "one-call", few_step
         levels = _DATA_LEVELS.get(nfe) or spaced_levels(model.process, nfe, t_eps=0.02)

@@ -26,7 +26,7 @@ class Gaussian:
     def __init__(self, m: complex = 0.7 + 0.1j, v: float = 0.09, kind: str = "score", process=None):
         self.m, self.v, self.calls = m, v, 0
         self.process = process or OUVE()
-        self.objective = SimpleNamespace(kind=kind)
+        self.config = SimpleNamespace(objective=SimpleNamespace(kind=kind))
 
     def moments(self, y, t):
         a = torch.exp(-self.process.theta * t).reshape(-1, 1, 1, 1)
@@ -276,7 +276,7 @@ def test_more_averaged_estimates_are_closer_to_the_mean():
 class BridgeData:
     """A network that knows the clean spectrogram."""
 
-    objective = SimpleNamespace(kind="data")
+    config = SimpleNamespace(objective=SimpleNamespace(kind="data"))
 
     def __init__(self, clean: complex = 0.9 + 0.3j, process: SBVE | None = None):
         self.clean, self.process, self.calls = clean, process or SBVE(), 0
