@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from nrdata.environment import provenance
+
 from nrdata.errors import UserError
 from nrmodel import checkpoint
 from nrmodel.network.presets import ModelConfig
@@ -214,3 +214,20 @@ def to_toml(values: dict[str, Any]) -> str:
     text = "\n".join(lines) + "\n"
     tomllib.loads(text)
     return text
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A run's configuration from TOML; unknown names are refused."""
+    from nrmodel.train import TrainConfig
+
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such configuration file") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} is not TOML ({e})") from e
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    for name in values:
+        if name not in known:
+            raise UserError(f"{path} has an unknown entry '{name}'")
+    return values
