@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 import soundfile as sf
 
-from nrdata import riff
+from nrdata import files, riff
 from nrdata.errors import UserError
 
 EXTENSIONS = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf",
@@ -243,25 +243,17 @@ def writer(
     """
     path = Path(path)
     file_format, subtype = _container(path, sample_rate, channels, subtype)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w+b") as file:
-            with _encoder(file, path, sample_rate, channels, subtype, file_format) as sound:
-                written = 0
+    with files.replacing(path) as file, _encoder(file, path, sample_rate, channels, subtype, file_format) as sound:
+        written = 0
 
-                def put(x: np.ndarray) -> None:
-                    nonlocal written
-                    _put(sound, x, subtype, channels, file, path)
-                    written += len(x)
+        def put(x: np.ndarray) -> None:
+            nonlocal written
+            _put(sound, x, subtype, channels, file, path)
+            written += len(x)
 
-                yield put
-                if written == 0:
-                    raise UserError(f"{path}: there is no sound to write", kind="empty")
-            os.fsync(file.fileno())
-        partial.replace(path)
-        fsync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield put
+        if written == 0:
+            raise UserError(f"{path}: there is no sound to write", kind="empty")
 
 
 def write(path: Path | str, x: np.ndarray, sample_rate: int, subtype: str | None = None) -> None:
@@ -360,15 +352,6 @@ def _write_error(file: IO[bytes], path: Path) -> Exception:
     return UserError(f"{path} could not be written", kind="not_written")
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def encode_flac(x: np.ndarray, sample_rate: int) -> bytes:
     """int16 (n,) -> FLAC bytes at a fixed level (5): the same samples give the same bytes."""
     if x.dtype != np.int16 or x.ndim != 1 or x.size == 0:
@@ -419,12 +402,12 @@ def list_audio(folder: Path | str) -> list[Path]:
         raise UserError(f"{folder} is not a folder", kind="missing")
     found: list[Path] = []
     seen: set[str] = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if name != "__MACOSX"]
-        found += [Path(root) / n for n in files if n.lower().endswith(EXTENSIONS) and not n.startswith("._")]
+        found += [Path(root) / n for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith("._")]
     return sorted(found)

@@ -81,18 +81,28 @@ def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float | None, ref: np.ndar
         noise_gain = 10 ** ((energy_snr_db(c, n) - snr_db) / 20)
         n = n * noise_gain
         r = None if r is None else r * noise_gain
-    # Quantised parts differ from the sum by at most half a step each: leave one step.
-    peak = max(float(np.max(np.abs(x))) for x in (c, n, c + n, r) if x is not None) * FULL_SCALE
-    gain = min(1.0, (CEILING - 1) / peak)
-    clean16, noise16 = (np.rint(x * (gain * FULL_SCALE)).astype(np.int16) for x in (c, n))
-    ref16 = None if r is None else np.rint(r * (gain * FULL_SCALE)).astype(np.int16)
+    gain, quantised = 1.0, _quantise((c, n, r), 1.0)
+    if max(_peak(x) for x in quantised) > CEILING:
+        # The sum of quantised parts differs from the quantised sum by at most a step: leave one.
+        gain = (CEILING - 1) / (FULL_SCALE * max(float(np.max(np.abs(x))) for x in (c, n, c + n, r) if x is not None))
+        quantised = _quantise((c, n, r), gain)
+    clean16, noise16, noisy16, ref16 = (None if x is None else x.astype(np.int16) for x in quantised)
+    assert clean16 is not None and noise16 is not None and noisy16 is not None
     for name, q in (("clean", clean16), ("noise", noise16), ("ref", ref16)):
         if q is not None and not q.any():
             raise UserError(f"the {name} sound is silent at 16 bits", kind=f"silent_{name}")
-    noisy = clean16.astype(np.int32) + noise16
-    if np.max(np.abs(noisy)) > CEILING:
-        raise AssertionError("the sum of the quantised parts left the range")
-    return Mixture(clean16, noise16, noisy.astype(np.int16), ref16, gain, energy_snr_db(clean16, noise16))
+    return Mixture(clean16, noise16, noisy16, ref16, gain, energy_snr_db(clean16, noise16))
+
+
+def _quantise(parts: tuple[np.ndarray, np.ndarray, np.ndarray | None], gain: float) -> list[np.ndarray | None]:
+    """clean, noise, clean + noise, ref as whole numbers (still float64, so that nothing wraps)."""
+    clean, noise, ref = (None if x is None else np.rint(x * (gain * FULL_SCALE)) for x in parts)
+    assert clean is not None and noise is not None
+    return [clean, noise, clean + noise, ref]
+
+
+def _peak(x: np.ndarray | None) -> float:
+    return 0.0 if x is None else float(np.max(np.abs(x)))
 
 
 def check_mixture(mixture: Mixture) -> str:
