@@ -87,7 +87,7 @@ class ShardWriter:
         sample_json = {
             **{name: fields[name] for name in ("env_id", "split", "speaker", "recording")},
             "stretch": [int(t) for t in fields["stretch"]],
-            "snr_db": round(mixture.snr_db, 4),
+            "snr_db": round(mixture.snr_db, 4) + 0.0,  # no "-0.0"
             "sample_rate": self.sample_rate,
             "frames": len(mixture.clean16),
             "ref_frames": ref_frames,

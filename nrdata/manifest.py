@@ -1,0 +1,224 @@
+"""`manifest.json`: the data set as a whole. It grows with shards, never with samples, and is written last.
+
+The fingerprint hashes the shards' digests and splits, not names, roots or versions: a copied or renamed data set
+streams the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nrdata import files
+from nrdata.errors import UserError
+from nrdata.shard import index_path, load_json, parse_row
+
+SCHEMA = 1
+NAME = "manifest.json"
+PACKAGES = ("numpy", "soundfile", "soxr", "webdataset", "audiomentations", "pyroomacoustics")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's file name (in the data set's folder) and what it must hold."""
+
+    file: str
+    sha256: str
+    bytes: int
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Environment:
+    samples: int
+    seconds: float
+    recordings: int
+
+
+@dataclass(frozen=True)
+class Split:
+    shards: list[Shard]
+    environments: dict[str, Environment]
+    speakers: int
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def seconds(self) -> float:
+        return sum(shard.seconds for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    name: str
+    sample_rate: int
+    has_ref: bool
+    splits: dict[str, Split]
+    licenses: dict[str, str] = field(default_factory=dict)
+    plan_sha256: str = ""
+    fingerprint: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def fingerprint(splits: dict[str, list[str]]) -> str:
+    """Of {split: digests of its shards in order}; hexadecimal."""
+    text = json.dumps(sorted(splits.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of the packages whose numbers a shard's bytes depend on."""
+    import soundfile
+
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {**found, "libsndfile": soundfile.__libsndfile_version__}
+
+
+def tars(folder: Path) -> list[Path]:
+    """The shards in a folder by name; `*.partial` is never one."""
+    return sorted(path for path in folder.iterdir() if path.name.endswith(".tar") and not path.name.startswith("._"))
+
+
+def partials(folder: Path) -> list[str]:
+    """Names of unfinished files that a killed build has left."""
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".partial"))
+
+
+def gather(
+    folder: Path, name: str | None = None, licenses: dict[str, str] | None = None, plan_sha256: str = ""
+) -> Manifest:
+    """The manifest of a folder from its shards and their indexes.
+
+    Raises `UserError` where a shard has no index, where rates differ, where a shard holds two splits, or where some
+    samples have a reserved clip and others have none.
+    """
+    shards: dict[str, list[Shard]] = defaultdict(list)
+    frames: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    recordings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    speakers: dict[str, set[str]] = defaultdict(set)
+    kinds: dict[tuple[int, bool], str] = {}  # (rate, has a clip) -> the first shard of this kind
+    for tar in tars(folder):
+        samples, shard_frames = 0, 0
+        split, rate = "", 1
+        for row in _rows(tar):
+            kinds.setdefault((row["sample_rate"], row["ref_frames"] > 0), tar.name)
+            if split and row["split"] != split:
+                raise UserError(f"{tar} holds the splits {split} and {row['split']}; a shard belongs to one", "split")
+            split, rate = row["split"], row["sample_rate"]
+            samples, shard_frames = samples + 1, shard_frames + row["frames"]
+            counts[split][row["env_id"]] += 1
+            frames[split][row["env_id"]] += row["frames"]
+            recordings[split][row["env_id"]].add(row["recording"])
+            speakers[split].add(row["speaker"])
+        seconds = round(shard_frames / rate, 3)
+        shards[split].append(Shard(tar.name, files.sha256(tar), tar.stat().st_size, samples, seconds))
+    if not shards:
+        raise UserError(f"no shards match {folder}/*.tar", kind="no_shards")
+    if len(kinds) > 1:
+        found = "; ".join(
+            f"{shard}: {rate} Hz, {'with' if ref else 'without'} ref" for (rate, ref), shard in kinds.items()
+        )
+        raise UserError(f"{folder} is not one data set: {found}", kind="mixed")
+    (rate, has_ref), *_ = kinds
+    splits = {
+        split: Split(
+            shards[split],
+            {
+                env: Environment(counts[split][env], round(n / rate, 3), len(recordings[split][env]))
+                for env, n in sorted(frames[split].items())
+            },
+            len(speakers[split]),
+        )
+        for split in sorted(shards)
+    }
+    digests = {split: [shard.sha256 for shard in part.shards] for split, part in splits.items()}
+    return Manifest(
+        name or folder.resolve().name,
+        rate,
+        has_ref,
+        splits,
+        licenses or {},
+        plan_sha256,
+        fingerprint(digests),
+        versions(),
+    )
+
+
+def _rows(tar: Path):
+    index = index_path(tar)
+    if not index.exists():
+        raise UserError(f"{tar} has no index; run nr index {tar.parent}", kind="no_index")
+    with index.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield parse_row(line)
+            except (ValueError, TypeError, KeyError, AttributeError) as e:
+                raise UserError(f"{index}: line {number} cannot be read; run nr index {tar.parent}", "index") from e
+
+
+def write_manifest(
+    folder: Path | str, name: str | None = None, licenses: dict[str, str] | None = None, plan_sha256: str = ""
+) -> Manifest:
+    """Gather the manifest of a folder of shards and write it, last of all; returns it. Errors as `gather`."""
+    folder = Path(folder)
+    manifest = gather(folder, name, licenses, plan_sha256)
+    files.write_text(folder / NAME, json.dumps(asdict(manifest), indent=1, allow_nan=False) + "\n")
+    return manifest
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """The manifest of a data set's folder; `UserError` (missing, no_manifest, manifest, scheme)."""
+    folder = files.local_path(folder)
+    path = folder / NAME
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder of shards", kind="missing")
+    if not path.exists():
+        left = partials(folder)
+        if left or tars(folder):
+            what = f"unfinished files {', '.join(left[:5])}" if left else "shards"
+            raise UserError(
+                f"{folder} has {what} but no {NAME}: run the same nr build-shards command again, or nr index {folder}",
+                kind="no_manifest",
+            )
+        raise UserError(f"no shards match {folder}/*.tar", kind="no_shards")
+    try:
+        manifest = _parse(load_json(path.read_bytes()))
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise UserError(f"{path} cannot be read ({e}); remove it and run nr index {folder}", kind="manifest") from e
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            _check_name(shard.file, path)
+    return manifest
+
+
+def _check_name(name: str, path: Path) -> None:
+    scheme = files.SCHEME.match(name)
+    if scheme:
+        raise UserError(f"{path}: scheme '{scheme[1]}' is not allowed in a shard's name", kind="scheme")
+    if not re.fullmatch(r"[^/\\\0]+\.tar", name):
+        raise UserError(f"{path}: {name!r} is not the name of a shard in this folder", kind="manifest")
+
+
+def _parse(data: Any) -> Manifest:
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"schema {data['schema']} found, {SCHEMA} expected")
+    splits = {
+        name: Split(
+            [Shard(**shard) for shard in split["shards"]],
+            {env: Environment(**facts) for env, facts in split["environments"].items()},
+            split["speakers"],
+        )
+        for name, split in data["splits"].items()
+    }
+    return Manifest(**{**data, "splits": splits})
