@@ -1,0 +1,78 @@
+"""Who can serve whom as a reference: the rows of a window, grouped by environment and recording.
+
+Everything is a handful of integer arrays made once a window; a draw is then O(1), whatever the window's size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+MIN_REF_SECONDS = 0.25  # a shorter clip counts as missing
+GAP_SECONDS = 1.0  # between what is heard and a `disjoint` clip of the same noise
+
+
+class Groups:
+    """Rows sorted by an integer label: `rows[start[g]:stop[g]]` carry `labels[g]`."""
+
+    def __init__(self, rows: np.ndarray, label: np.ndarray):
+        order = np.argsort(label, kind="stable")
+        self.rows = rows[order].astype(np.int32)
+        self.labels, self.start = np.unique(label[order], return_index=True)
+        self.stop = np.append(self.start[1:], len(rows))
+
+    def span(self, label: int) -> tuple[int, int]:
+        """`[start, stop)` of a label's rows; empty where no row carries it."""
+        g = int(np.searchsorted(self.labels, label))
+        if g == len(self.labels) or self.labels[g] != label:
+            return 0, 0
+        return int(self.start[g]), int(self.stop[g])
+
+
+class Pool:
+    """The rows a reference may come from.
+
+    `index` has the columns of `nrdata.dataset.SplitIndex`; `rows` (default: all) are the window's. Rows whose noise is
+    shorter than 0.25 s serve nobody, but may be items. Row numbers are those of `index` everywhere.
+    """
+
+    def __init__(self, index: Any, sample_rate: int, rows: np.ndarray | None = None):
+        self.index = index
+        self.sample_rate = sample_rate
+        self.min_frames = round(MIN_REF_SECONDS * sample_rate)
+        self.gap_frames = round(GAP_SECONDS * sample_rate)
+        self.rows = np.arange(len(index.key)) if rows is None else np.sort(rows)
+        places = [name.split("~")[0] for name in index.env_names]
+        code = {name: i for i, name in enumerate(sorted(set(places)))}
+        self.place_of_env = np.array([code[name] for name in places], dtype=np.int64)
+        serving = self.rows[index.frames[self.rows] >= self.min_frames]
+        # Sorted by (environment, recording), so that a recording's rows are one block inside its environment's.
+        self.recordings = Groups(serving, self.recording_label(serving))
+        self.environments = Groups(self.recordings.rows, index.env[self.recordings.rows])
+        self.places = Groups(serving, self.place_of_env[index.env[serving]])
+
+    def recording_label(self, rows: Any) -> Any:
+        """(environment, recording) as one integer: a room variant `~k` of a recording is another label."""
+        return self.index.env[rows].astype(np.int64) * len(self.index.recording_names) + self.index.recording[rows]
+
+    def place(self, row: int) -> int:
+        """Code of the row's environment without its room or augmentation (what stands before `~`)."""
+        return int(self.place_of_env[self.index.env[row]])
+
+    def apart(self, row: int, others: np.ndarray) -> np.ndarray:
+        """Which of `others` surely hold other sound than `row`: both stretches known, and no overlap."""
+        start, stop = self.index.stretch[row]
+        stretch = self.index.stretch[others]
+        known = (start >= 0) & (stretch[:, 0] >= 0) & (others != row)
+        return known & ((stretch[:, 1] <= start) | (stretch[:, 0] >= stop))
+
+    def perhaps_apart(self, row: int, others: np.ndarray) -> np.ndarray:
+        """Which of `others` may hold other sound: a stretch is unknown, but it is not the same noise over again.
+
+        The same noise has the same length and level, so that a differing one proves two digests.
+        """
+        index = self.index
+        unknown = (index.stretch[row, 0] < 0) | (index.stretch[others, 0] < 0)
+        differs = (index.frames[others] != index.frames[row]) | (index.noise_dbfs[others] != index.noise_dbfs[row])
+        return unknown & differs & (others != row)
