@@ -40,7 +40,7 @@ class OUVE:
         return per_item(of_x0, x0) * x0 + per_item(of_y, y) * y
 
     def std(self, t: Tensor) -> Tensor:
-        """sigma^2 = sigma_min^2 e^(-2 theta t) (e^(2 (theta + l) t) - 1) l / (theta + l), l = ln(sigma_max/sigma_min)."""
+        """sigma^2 = sigma_min^2 e^(-2 theta t) (e^(2 (theta + l) t) - 1) l / (theta + l), l = ln(max/min)."""
         ratio = self._log_ratio
         growth = torch.expm1(2 * (self.theta + ratio) * t)
         return self.sigma_min * torch.exp(-self.theta * t) * torch.sqrt(growth * (ratio / (self.theta + ratio)))

@@ -8,6 +8,8 @@ inside the clip count, so that a clip gives the same z_r alone and in any batch.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ class ConvEncoder(nn.Module):
         widths = (3, width, width * 2, width * 2)
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=(2, 2 if i else 1), padding=1)
-            for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
+            for i, (a, b) in enumerate(pairwise(widths))
         )
         self.rows = rows
         self.out = nn.Linear(2 * widths[-1] * rows, z_dim)
