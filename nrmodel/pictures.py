@@ -1,0 +1,36 @@
+"""Spectrogram pictures, one panel a signal, on one scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+
+def spectrograms(signals: dict[str, np.ndarray], sample_rate: int, path: Path, title: str = "") -> None:
+    """Write a PNG with the spectrograms (dB, one colour scale of 70 dB) of named signals `(samples,)` under each other."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from scipy.signal import stft
+
+    levels = {}
+    for name, signal in signals.items():
+        frequency, seconds, values = stft(signal, sample_rate, nperseg=512, noverlap=384)
+        levels[name] = 20 * np.log10(np.abs(values) + 1e-7)
+    top = max(level.max() for level in levels.values())
+    figure, axes = plt.subplots(len(signals), 1, figsize=(8, 1.9 * len(signals)), sharex=True, layout="constrained")
+    for axis, (name, level) in zip(np.atleast_1d(axes), levels.items(), strict=True):
+        length = len(signals[name]) / sample_rate
+        image = axis.imshow(
+            level, origin="lower", aspect="auto", extent=(0, length, 0, sample_rate / 2000),
+            vmin=top - 70, vmax=top, cmap="magma",
+        )  # fmt: skip
+        axis.set_ylabel(f"{name}\nkHz")
+    np.atleast_1d(axes)[-1].set_xlabel("seconds")
+    figure.colorbar(image, ax=axes, label="dB", shrink=0.6)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
