@@ -5,9 +5,9 @@ overlapping windows, enhanced, cross-faded, resampled back, cut to its length. N
 `WHOLE_SECONDS` the window is the whole file. The sampler's noise belongs to absolute frames, so that two windows see
 the same noise where they overlap.
 
-Of the model this needs `sample_rate`, `spectrogram.hop`, `level(wave) -> float` (of mono sound at the model's rate, 0
-for silence), `conditioned` (whether it takes a reference), `embed(ref, sample_rate) -> z_r (1, D)`, `null(batch)` and
-`enhance_window(noisy (B, samples), z_r (B, D), nfe, noise) -> (B, samples)`, level already normalised.
+Of the model this needs `sample_rate`, `device`, `spectrogram.hop`, `level(waves (B, samples)) -> (B,)` (0 for silence),
+`embed(ref, sample_rate) -> z_r (1, D)`, `null(batch)` (None where it takes no reference) and
+`enhance_window(noisy (B, samples), z_r, nfe, noise) -> (B, samples)`, level already normalised.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ MIN_REF_SECONDS = 0.25  # a shorter reference counts as missing
 MAX_REF_SECONDS = 30.0  # of a longer one the beginning is used
 SILENT_DBFS = -90.0
 NOISE_CHUNK = 64  # frames that share one key of the noise generator
+Noise = Callable[[Sequence[int]], torch.Tensor]
 
 
 class ReferenceWarning(UserWarning):
@@ -85,7 +86,7 @@ def enhance_array(
 
 def embed_reference(model: Any, clip: np.ndarray, sample_rate: int) -> tuple[torch.Tensor | None, list[str]]:
     """A clip `(frames, channels)` -> (z_r `(1, D)`, or None where the clip counts as missing; what is to be said)."""
-    if not model.conditioned:
+    if model.null(1) is None:
         return None, ["is not used: this model was trained without one"]
     mono = audio.resample(audio.to_mono(clip[: int(MAX_REF_SECONDS * sample_rate)]), sample_rate, model.sample_rate)
     missing, notes = judge_reference(mono, model.sample_rate)
@@ -102,7 +103,7 @@ def judge_reference(clip: np.ndarray, sample_rate: int) -> tuple[bool, list[str]
     notes = []
     if is_clipped(clip):
         notes.append("is clipped: its spectrum is not that of the noise")
-    if speech_activity.holds_speech(clip, sample_rate):
+    if speech_activity.holds_speech(audio.resample(clip, sample_rate, speech_activity.RATE)):
         notes.append("holds speech: speech may be removed with the noise")
     return False, notes
 
@@ -128,7 +129,7 @@ def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measu
     """The first pass over blocks `(n, channels)`. The level of a sound longer than one block is the RMS over the louder
     half of the levels of its blocks. Raises `UserError` (not_finite) with number and position, or (empty)."""
     frames, peak, bad, first_bad = 0, 0.0, 0, 0
-    levels: list[list[float]] = []
+    levels: list[np.ndarray] = []
     alike: np.ndarray = np.zeros(1)
     for block in blocks:
         finite = np.isfinite(block)
@@ -138,7 +139,8 @@ def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measu
         elif not bad:
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
             upright = audio.resample(block, sample_rate, model.sample_rate)
-            levels.append([float(model.level(channel)) if channel.any() else 0.0 for channel in upright.T])
+            waves = torch.from_numpy(np.ascontiguousarray(upright.T)).to(model.device)
+            levels.append(model.level(waves).double().cpu().numpy() if len(upright) else np.zeros(block.shape[1]))
             alike = alike + block[:, 0].astype(np.float64) @ block
         frames += len(block)
     if bad:
@@ -175,7 +177,7 @@ def enhance_blocks(
         yield np.zeros((measured.frames - done, channels), np.float32)
 
 
-def frame_noise(seed: int, first_frame: int) -> Callable[[Sequence[int]], torch.Tensor]:
+def frame_noise(seed: int, first_frame: int, device: torch.device | str = "cpu") -> Noise:
     """`noise(shape)` for a sampler: complex Gaussian `(B, 1, F, T)`, E|z|^2 = 1, that belongs to (seed, number of the
     call, absolute frame) and is the same in all channels B."""
     calls = itertools.count()
@@ -189,7 +191,7 @@ def frame_noise(seed: int, first_frame: int) -> Callable[[Sequence[int]], torch.
         ]
         start = first_frame - first * NOISE_CHUNK
         z = torch.from_numpy(np.concatenate(chunks)[start : start + frames] * np.float32(np.sqrt(0.5)))
-        return torch.view_as_complex(z).T.expand(batch, 1, bins, frames)
+        return torch.view_as_complex(z).T.to(device).expand(batch, 1, bins, frames)
 
     return noise
 
@@ -235,7 +237,7 @@ def _windowed(
     first_frame = 0
 
     def enhanced(window: np.ndarray) -> np.ndarray:
-        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame))
+        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device))
         if tail is not None:
             y[:fade] = y[:fade] * rise + tail
         return y
@@ -258,15 +260,14 @@ def _window(
     levels: np.ndarray,
     z_r: torch.Tensor | None,
     nfe: int | None,
-    noise: Callable[[Sequence[int]], torch.Tensor],
+    noise: Noise,
 ) -> np.ndarray:
     """One call of the model on `(samples, channels)`; channels without sound stay so."""
     heard = (levels != 0) & window.any(axis=0)
     out = np.zeros_like(window)
     if heard.any():
         scale = levels[heard].astype(np.float32)
-        y = torch.from_numpy(np.ascontiguousarray((window[:, heard] / scale).T))
+        y = torch.from_numpy(np.ascontiguousarray((window[:, heard] / scale).T)).to(model.device)
         condition = model.null(len(y)) if z_r is None else z_r.expand(len(y), -1)
-        with torch.no_grad():
-            out[:, heard] = model.enhance_window(y, condition, nfe, noise).float().cpu().numpy().T * scale
+        out[:, heard] = model.enhance_window(y, condition, nfe, noise).float().cpu().numpy().T * scale
     return out
