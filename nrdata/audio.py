@@ -93,9 +93,16 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split()).rstrip(".").removeprefix("Error : ") or type(error).__name__
 
 
-def probe(path: Path | str) -> AudioInfo:
-    """The header of a sound file. Raises `UserError` (missing, folder, permission, empty, unreadable, truncated)."""
-    with _opened(Path(path)) as (_, info):
+def probe(path: Path | str, tolerant: bool = False) -> AudioInfo:
+    """The header of a sound file. Raises `UserError` (missing, folder, permission, empty, unreadable, truncated);
+    `tolerant`: of a file that is cut short, too, as `blocks` reads it."""
+    info = None
+    try:
+        with _opened(Path(path), tolerant) as (_, info):
+            return info
+    except UserError:
+        if info is None:
+            raise
         return info
 
 
@@ -242,7 +249,7 @@ def writer(
     The file appears under its name when all is on the disk; on any exception an older file of that name is untouched.
     """
     path = Path(path)
-    file_format, subtype = _container(path, sample_rate, channels, subtype)
+    file_format, subtype = container(path, sample_rate, channels, subtype)
     with files.replacing(path) as file, _encoder(file, path, sample_rate, channels, subtype, file_format) as sound:
         written = 0
 
@@ -266,7 +273,7 @@ def write(path: Path | str, x: np.ndarray, sample_rate: int, subtype: str | None
     path = Path(path)
     if x.ndim not in (1, 2) or x.size == 0:
         raise UserError(f"{path}: there is no sound to write, its shape is {x.shape}", kind="empty")
-    _, kind = _container(path, sample_rate, 1 if x.ndim == 1 else x.shape[1], subtype)
+    _, kind = container(path, sample_rate, 1 if x.ndim == 1 else x.shape[1], subtype)
     if path.suffix.lower() in (".wav", ".wave", ".aif", ".aiff", ".au") and x.size * BITS.get(kind, 64) // 8 >= 2**32:
         raise UserError(f"{path} would be over 4 GiB; name it .w64, .rf64 or .flac", kind="container")
     if x.dtype != np.int16:
@@ -283,7 +290,7 @@ def _check_level(x: np.ndarray, subtype: str, path: Path) -> None:
         raise UserError(f"{path} would clip: its peak is {peak:.3f}; scale it first", kind="over_full_scale")
 
 
-def _container(path: Path, sample_rate: int, channels: int, subtype: str | None) -> tuple[str, str]:
+def container(path: Path, sample_rate: int, channels: int, subtype: str | None) -> tuple[str, str]:
     """(format, subtype) of a file to be written, tried in memory first; `UserError` where they do not go together."""
     file_format = FORMATS.get(path.suffix.lower())
     if file_format is None:
