@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ COMMANDS = {
     "train": ("cli.train", "Train a (reference-conditioned) SGMSE+ on shards."),
     "evaluate": ("cli.evaluate", "Score reference modes on a split, with paired differences and intervals."),
     "enhance": ("cli.enhance", "Remove noise from files, with or without a noise reference."),
+    "convert": ("cli.convert", "Read an SGMSE+ checkpoint of the reference project."),
     "doctor": ("cli.doctor", "What loads on this machine, what does not, what to do."),
 }
 
@@ -41,8 +43,19 @@ class Commands(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        try:
+            click.echo(f"nr {metadata.version('nr')}")
+        except metadata.PackageNotFoundError:
+            click.echo("nr (run from its folder, not installed)")
+        ctx.exit()
+
+
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="nr")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:
     """Noise references for diffusion speech enhancement: build data, train, find out, enhance."""
 
@@ -60,41 +73,75 @@ def run(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        code = _mapped(argv)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+    except OSError as e:
+        _close_stdout()
+        code = code or _say(2, f"cannot write the output: {e.strerror}")
+    return code
+
+
+def _mapped(argv: list[str]) -> int:
+    debug = bool(os.environ.get("NR_DEBUG"))
     try:
         result = cli.main(args=argv, prog_name="nr", standalone_mode=False)
-        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as e:
         return e.exit_code
     except click.ClickException as e:
-        e.show()
-        return 2
-    except UserError as e:
-        if os.environ.get("NR_DEBUG"):
-            raise
-        click.echo(f"nr: {printable(str(e))}", err=True)
-        return 2
+        return _say(2, e.format_message())
     except (KeyboardInterrupt, click.Abort):
-        click.echo("nr: interrupted", err=True)
-        return 130
+        return _say(130, "interrupted")
     except Terminated:
-        click.echo("nr: terminated", err=True)
-        return 143
-    except BrokenPipeError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
+        return _say(143, "terminated")
+    except BrokenPipeError:  # the reader has seen enough
+        _close_stdout()
         return 0
-    except OSError as e:
-        if os.environ.get("NR_DEBUG"):
+    except UserError as e:
+        if debug:
             raise
-        where = f" ({printable(str(e.filename))})" if e.filename else ""
-        click.echo(f"nr: {e.strerror or e}{where}", err=True)
-        return 2
+        return _say(2, str(e))
+    except OSError as e:
+        if debug:
+            raise
+        return _say(2, f"{e.strerror or e}" + (f" ({e.filename})" if e.filename else ""))
+    except Exception as e:  # ours to mend: said in one line here, whole with NR_DEBUG=1
+        if debug:
+            raise
+        return _say(1, f"internal error, {type(e).__name__}: {e} (NR_DEBUG=1 shows where)")
+
+
+def _say(code: int, message: str) -> int:
+    click.echo(f"nr: {printable(message)}", err=True)
+    return code
+
+
+def _close_stdout() -> None:
+    """Let what is left in the buffer go nowhere, so that the interpreter's own flush at exit finds no fault."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    _say(0, f"warning: {message}")
 
 
 def printable(text: str) -> str:
-    """Text from data made safe for a terminal: control characters and surrogates as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    """Text from data made safe for a terminal: control characters and bytes that are no text as `\\xNN`."""
+
+    def escaped(c: str) -> str:
+        code = ord(c)
+        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
+            code -= 0xDC00
+        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def main() -> None:

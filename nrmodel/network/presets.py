@@ -62,12 +62,12 @@ _KINDS = {c.__name__: c for c in (Spectrogram, OUVE, SBVE, CompactConfig, NCSNpp
 
 
 def to_dict(config: ModelConfig) -> dict[str, Any]:
-    """Plain data, a nested part with its `kind`."""
+    """Plain data, a nested part with its `type`."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
             fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-            return {"kind": type(value).__name__, **fields}
+            return {"type": type(value).__name__, **fields}
         return list(value) if isinstance(value, tuple) else value
 
     return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
@@ -86,7 +86,7 @@ def from_dict(data: dict[str, Any]) -> ModelConfig:
     def value_of(value: Any) -> Any:
         if isinstance(value, dict):
             fields = dict(value)
-            kind = fields.pop("kind", None)
+            kind = fields.pop("type", None)
             if kind not in _KINDS:
                 raise UserError(f"the model's configuration has an unknown part '{kind}': written by a newer nr?")
             return build(_KINDS[kind], fields)
