@@ -99,7 +99,7 @@ def _mapped(argv: list[str]) -> int:
         return _say(130, "interrupted")
     except Terminated:
         return _say(143, "terminated")
-    except BrokenPipeError:  # the reader has seen enough
+    except (BrokenPipeError, SystemExit):  # the reader has seen enough; click makes an exit of a closed pipe
         _close_stdout()
         return 0
     except UserError as e:
