@@ -11,16 +11,18 @@ import importlib.metadata
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nrdata import files
 from nrdata.errors import UserError
-from nrdata.shard import index_path, load_json, parse_row
+from nrdata.shard import IndexRow, index_path, iter_index, load_json
 
 SCHEMA = 1
 NAME = "manifest.json"
+Part = tuple[str, str, int, Iterable[IndexRow]]  # a shard: file name, SHA-256, bytes, rows
 PACKAGES = ("numpy", "soundfile", "soxr", "webdataset", "audiomentations", "pyroomacoustics")
 
 
@@ -97,74 +99,59 @@ def partials(folder: Path) -> list[str]:
 def gather(
     folder: Path, name: str | None = None, licenses: dict[str, str] | None = None, plan_sha256: str = ""
 ) -> Manifest:
-    """The manifest of a folder from its shards and their indexes.
+    """The manifest of a folder from its shards and their indexes. Raises `UserError` as `summarise`, and `no_index`."""
 
-    Raises `UserError` where a shard has no index, where rates differ, where a shard holds two splits, or where some
-    samples have a reserved clip and others have none.
+    def parts() -> Iterator[Part]:
+        for tar in tars(folder):
+            if not index_path(tar).exists():
+                raise UserError(f"{tar} has no index; run nr index {folder}", kind="no_index")
+            yield tar.name, files.sha256(tar), tar.stat().st_size, iter_index(index_path(tar))
+
+    return summarise(parts(), folder, name or folder.resolve().name, licenses or {}, plan_sha256)
+
+
+def summarise(
+    parts: Iterable[Part], folder: Path, name: str, licenses: dict[str, str], plan_sha256: str = ""
+) -> Manifest:
+    """The manifest that (file, SHA-256, bytes, rows) of every shard make.
+
+    Raises `UserError` where there is none (no_shards), a shard holds two splits (split), rates differ or some samples
+    have a reserved clip and others none (mixed).
     """
     shards: dict[str, list[Shard]] = defaultdict(list)
-    frames: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    recordings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    frames: dict[tuple[str, str], int] = defaultdict(int)
+    recordings: dict[tuple[str, str], set[str]] = defaultdict(set)
     speakers: dict[str, set[str]] = defaultdict(set)
     kinds: dict[tuple[int, bool], str] = {}  # (rate, has a clip) -> the first shard of this kind
-    for tar in tars(folder):
-        samples, shard_frames = 0, 0
-        split, rate = "", 1
-        for row in _rows(tar):
-            kinds.setdefault((row["sample_rate"], row["ref_frames"] > 0), tar.name)
-            if split and row["split"] != split:
-                raise UserError(f"{tar} holds the splits {split} and {row['split']}; a shard belongs to one", "split")
-            split, rate = row["split"], row["sample_rate"]
-            samples, shard_frames = samples + 1, shard_frames + row["frames"]
-            counts[split][row["env_id"]] += 1
-            frames[split][row["env_id"]] += row["frames"]
-            recordings[split][row["env_id"]].add(row["recording"])
-            speakers[split].add(row["speaker"])
-        seconds = round(shard_frames / rate, 3)
-        shards[split].append(Shard(tar.name, files.sha256(tar), tar.stat().st_size, samples, seconds))
+    for file, digest, size, rows in parts:
+        samples, shard_frames, split, rate = 0, 0, "", 1
+        for row in rows:
+            kinds.setdefault((row.sample_rate, row.ref_frames > 0), file)
+            if split and row.split != split:
+                raise UserError(f"{file} holds the splits {split} and {row.split}; a shard belongs to one", "split")
+            split, rate = row.split, row.sample_rate
+            samples, shard_frames = samples + 1, shard_frames + row.frames
+            counts[split, row.env_id] += 1
+            frames[split, row.env_id] += row.frames
+            recordings[split, row.env_id].add(row.recording)
+            speakers[split].add(row.speaker)
+        shards[split].append(Shard(file, digest, size, samples, round(shard_frames / rate, 3)))
     if not shards:
         raise UserError(f"no shards match {folder}/*.tar", kind="no_shards")
     if len(kinds) > 1:
-        found = "; ".join(
-            f"{shard}: {rate} Hz, {'with' if ref else 'without'} ref" for (rate, ref), shard in kinds.items()
-        )
+        found = "; ".join(f"{file} {rate} Hz {'with' if ref else 'without'} ref" for (rate, ref), file in kinds.items())
         raise UserError(f"{folder} is not one data set: {found}", kind="mixed")
-    (rate, has_ref), *_ = kinds
-    splits = {
-        split: Split(
-            shards[split],
-            {
-                env: Environment(counts[split][env], round(n / rate, 3), len(recordings[split][env]))
-                for env, n in sorted(frames[split].items())
-            },
-            len(speakers[split]),
-        )
-        for split in sorted(shards)
-    }
+    (rate, has_ref), *_ = kinds or {(0, False): ""}
+    splits = {}
+    for split in sorted(shards):
+        cells = sorted(cell for cell in counts if cell[0] == split)
+        environments = {
+            cell[1]: Environment(counts[cell], round(frames[cell] / rate, 3), len(recordings[cell])) for cell in cells
+        }
+        splits[split] = Split(shards[split], environments, len(speakers[split]))
     digests = {split: [shard.sha256 for shard in part.shards] for split, part in splits.items()}
-    return Manifest(
-        name or folder.resolve().name,
-        rate,
-        has_ref,
-        splits,
-        licenses or {},
-        plan_sha256,
-        fingerprint(digests),
-        versions(),
-    )
-
-
-def _rows(tar: Path):
-    index = index_path(tar)
-    if not index.exists():
-        raise UserError(f"{tar} has no index; run nr index {tar.parent}", kind="no_index")
-    with index.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield parse_row(line)
-            except (ValueError, TypeError, KeyError, AttributeError) as e:
-                raise UserError(f"{index}: line {number} cannot be read; run nr index {tar.parent}", "index") from e
+    return Manifest(name, rate, has_ref, splits, licenses, plan_sha256, fingerprint(digests), versions())
 
 
 def write_manifest(

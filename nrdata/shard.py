@@ -165,7 +165,6 @@ def scan(tar: Path, max_member: int = MAX_MEMBER) -> tuple[list[IndexRow], list[
     rows: list[IndexRow] = []
     faults: list[ShardFault] = []
     seen: set[str] = set()
-    key = ""
     try:
         with tar.open("rb") as file:
             for key, group in _samples(members(file, tar.name, max_member), tar.name):
@@ -175,7 +174,7 @@ def scan(tar: Path, max_member: int = MAX_MEMBER) -> tuple[list[IndexRow], list[
                     faults.append(e)
                 seen.add(key)
     except ShardFault as e:
-        faults.append(ShardFault(e.shard, e.key or key, e.kind, e.detail + (f", behind sample {key}" if key else "")))
+        faults.append(e)
     if not rows and not faults:
         faults.append(ShardFault(tar.name, "", "empty", "there is no sample in it"))
     return rows, faults
@@ -185,13 +184,16 @@ def _samples(walk: Iterator[Member], shard: str) -> Iterator[tuple[str, list[Mem
     """Adjacent members with one key."""
     key = ""
     group: list[Member] = []
-    for member in walk:
-        name = member.name.partition(".")[0]
-        if group and name != key:
-            yield key, group
-            group = []
-        key = name
-        group.append(member)
+    try:
+        for member in walk:
+            name = member.name.partition(".")[0]
+            if group and name != key:
+                yield key, group
+                group = []
+            key = name
+            group.append(member)
+    except ShardFault as e:  # the sample that was being read is named, and is none
+        raise ShardFault(e.shard, key, e.kind, e.detail) from None
     if group:
         yield key, group
 
@@ -285,19 +287,22 @@ def parse_row(line: str | bytes) -> dict[str, Any]:
     return row
 
 
-def read_index(path: Path) -> list[IndexRow]:
-    """The rows of an index file; `ShardFault` naming the file where it cannot be read."""
-    rows = []
+def iter_index(path: Path) -> Iterator[IndexRow]:
+    """The rows of an index file, one at a time; `ShardFault` naming file and line where it cannot be read."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = parse_row(line)
                 row["stretch"] = tuple(row["stretch"])
                 row["members"] = {name: tuple(place) for name, place in row["members"].items()}
-                rows.append(IndexRow(**row))
+                yield IndexRow(**row)
             except (ValueError, TypeError, KeyError, AttributeError) as e:
                 raise ShardFault(path.name, "", "index", f"line {number} cannot be read ({e}); run nr index") from e
-    return rows
+
+
+def read_index(path: Path) -> list[IndexRow]:
+    """The rows of an index file; `ShardFault` as `iter_index`."""
+    return list(iter_index(path))
 
 
 def read_bytes(file: IO[bytes], shard: str, key: str, member: str, place: tuple[int, int, int]) -> bytes:

@@ -1,0 +1,45 @@
+"""`nr verify-shards`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--leaks", is_flag=True, help="Also look for sound, speakers and recordings that splits share.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
+def command(folder, leaks, as_json):
+    """Check every byte of a data set: a line a fault, exit code 1 where there are any.
+
+    Example: nr verify-shards shards/real --leaks
+    """
+    import json
+    from dataclasses import asdict
+
+    from cli.main import printable
+    from nrdata.dataset import default_folder
+    from nrdata.leaks import find_leaks
+    from nrdata.verify import verify
+
+    folder = folder or default_folder()
+    report = verify(folder)
+    found = find_leaks(folder) if leaks and not report.faults else []
+    if as_json:
+        click.echo(json.dumps({**asdict(report), "leaks": [asdict(leak) for leak in found]}, indent=1))
+        return 1 if report.faults or found else 0
+    for line in [*report.notes, *report.faults, *found]:
+        click.echo(printable(str(line)))
+    if leaks and report.faults:
+        click.echo("leaks are not looked for until the faults are mended")
+    faults = len(report.faults)
+    click.echo(
+        printable(
+            f"{folder}: {report.shards} shards, {report.samples} samples, {report.seconds / 3600:.2f} h, "
+            + (f"{faults} fault{'s' * (faults > 1)}" if faults else "no faults")
+            + (f", {len(found) or 'no'} leak{'s' * (len(found) != 1)}" if leaks and not faults else "")
+        )
+    )
+    return 1 if report.faults or found else 0
