@@ -1,0 +1,353 @@
+"""From a plan to shards: what is whole stays, the rest is made by processes, the manifest is written last.
+
+A shard counts as whole when its tar has its final name, passes the strict reader and holds the rows of the plan that
+can be rendered. Rendering is a pure function of the row, so the reasons of refused rows are found again by rendering
+them again. Processes come from one forkserver that has webdataset loaded (its import costs seconds).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nrdata import files
+from nrdata.builders.plan import Options, Plan, Refused, Shard, read_plan, shards
+from nrdata.builders.render import render
+from nrdata.errors import UserError
+from nrdata.manifest import NAME, write_manifest
+from nrdata.progress import Progress
+from nrdata.shard import ShardFault, ShardWriter, build_index, index_path, read_index, write_index
+
+SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")
+BYTES_PER_FRAME = 4.0  # three sounds of 16 bits and a clip, as FLAC
+SNR_SLACK_DB = 3.0  # the logged SNR counts active speech only
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a build came to."""
+
+    out: Path
+    complete: bool  # manifest written
+    made: int  # shards made now
+    kept: int  # shards found whole
+    samples: Counter[str]  # split -> samples
+    refused: list[Refused]
+    snr_deviations: list[str]  # "key: logged 15, measured 11.2"
+    notes: list[str]
+
+    def record(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "out": str(self.out),
+            "complete": self.complete,
+            "shards_built": self.made,
+            "shards_found": self.kept,
+            "samples": dict(self.samples),
+            "refused": [r.record() for r in self.refused],
+            "snr_deviations": self.snr_deviations,
+            "notes": self.notes,
+        }
+
+
+def builder(source: str) -> ModuleType:
+    """The module of a source: `plan(options) -> Plan`, and the context `sources(options)` in which rows are rendered."""
+    if source not in SOURCES:
+        raise UserError(f"there is no source '{source}': choose one of {', '.join(SOURCES)}", kind="bad_option")
+    return import_module(f"nrdata.builders.{source.replace('-', '_')}")
+
+
+def make_plan(options: Options, plan_file: Path | None = None) -> Plan:
+    """Draw a plan, or read a given one: then nothing is drawn."""
+    return read_plan(plan_file) if plan_file else builder(options.source).plan(options)
+
+
+def build(
+    options: Options,
+    plan: Plan,
+    out: Path,
+    workers: int = 1,
+    force: bool = False,
+    part: tuple[int, int] | None = None,
+) -> Summary:
+    """Make the shards of a plan in `out`, or those numbered [start, stop) of `part`; then manifest, card and refusals.
+
+    Raises `UserError` where `out` holds something else, and `OSError` from the disk; what is whole then stays.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        _claim(out, plan, force)
+        everything = shards(plan)
+        mine = everything if part is None else everything[part[0] : part[1]]
+        for stale in out.glob("*.partial"):
+            stale.unlink()
+        todo, refused, notes = _find_whole(out, mine, options)
+        with _disk_full(out, todo):
+            results = _make(todo, options, out, plan.has_ref, workers)
+        refused |= {name: result.refused for name, result in results.items()}
+        notes += [note for result in results.values() for note in result.notes]
+        complete = all(s.name in refused or (out / f"{s.name}.tar").exists() for s in everything)
+        summary = _summarise(out, everything, plan, refused, notes, len(todo), complete)
+        if not any(summary.samples.values()) and complete:
+            raise UserError(
+                f"nothing is left to store, all {len(summary.refused)} items were refused: "
+                f"{summary.refused[0].item}: {summary.refused[0].reason}",
+                kind="all_refused",
+            )
+        if complete and (todo or not (out / NAME).exists()):
+            _finish(out, plan, summary.refused)
+        return summary
+
+
+def save_plan(plan: Plan, out: Path, force: bool = False) -> Path:
+    """Write `plan.jsonl` alone; a build of the same options goes on from it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        _claim(out, plan, force)
+    return out / "plan.jsonl"
+
+
+@contextlib.contextmanager
+def _disk_full(out: Path, todo: list[Shard]) -> Iterator[None]:
+    """A full disk as a sentence that says how much is needed; what is whole stays."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        left = [row for s in todo if not (out / f"{s.name}.tar").exists() for row in s.rows]
+        frames = sum((row["speech"]["stop"] or 0) - row["speech"]["start"] for row in left)
+        needs = f", needs about {frames * BYTES_PER_FRAME / 1e6:.0f} MB more" if frames else ""
+        name = Path(e.filename).name if e.filename else "a shard"
+        raise UserError(
+            f"no space left writing {name} in {out}{needs}: whole shards stay, the same command goes on",
+            kind="disk_full",
+        ) from e
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One builder at a time in a folder; the lock goes with its process."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another nr build-shards is at work in {out}: wait for it", kind="locked") from None
+        yield
+
+
+def _claim(out: Path, plan: Plan, force: bool) -> None:
+    """Write `plan.jsonl`, or find that the folder has this very plan; another one is replaced only by `force`."""
+    path, text = out / "plan.jsonl", plan.text()
+    ours = path.exists() and path.read_text(encoding="utf-8") == text
+    if ours and not force:
+        return
+    there = [p for p in out.iterdir() if p.name != ".lock" and not p.name.endswith(".partial")]
+    if there and not path.exists() and not (out / NAME).exists():
+        raise UserError(f"{out} holds files that are no data set: choose another --out", kind="other_files")
+    if there and not force:
+        raise UserError(
+            f"{out} holds another plan's data set: choose another --out, or overwrite it with --force",
+            kind="other_plan",
+        )
+    for old in there:
+        if old.suffix == ".tar" or old.name.endswith(".index.jsonl") or old.name in (NAME, "refused.jsonl"):
+            old.unlink()
+    files.write_text(path, text)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one shard."""
+
+    refused: list[Refused]
+    notes: list[str]
+
+
+def _render_rows(shard: Shard, options: Options, write: Callable[..., None], only: set[str] | None = None) -> Result:
+    """Render the rows of a shard (or those with the keys `only`) in order; what cannot be rendered is refused."""
+    refused = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        with builder(options.source).sources(options) as sources:
+            for row in shard.rows:
+                if only is not None and row["key"] not in only:
+                    continue
+                try:
+                    mixture, fields = render(row, sources)
+                except UserError as e:
+                    refused.append(Refused(_item(row), str(e), e.kind or "unreadable"))
+                    continue
+                write(row["key"], mixture, fields)
+    return Result(refused, sorted({str(w.message) for w in caught}))
+
+
+def _item(row: dict[str, Any]) -> str:
+    """How `refused.jsonl` calls a row: a pair by its noisy file, a mixture by its key."""
+    return row["noisy"]["path"] if "noisy" in row else row["key"]
+
+
+def make_shard(shard: Shard, options: Options, out: Path, has_ref: bool) -> Result:
+    """Write one shard: a pure function of its rows and of the sound they name."""
+    rate = shard.rows[0]["sample_rate"]
+    with ShardWriter(out / f"{shard.name}.tar", rate, has_ref) as writer:
+        return _render_rows(shard, options, writer.write)
+
+
+def _find_whole(
+    out: Path, mine: list[Shard], options: Options
+) -> tuple[list[Shard], dict[str, list[Refused]], list[str]]:
+    """The shards still to be made, and what is refused in the others, by shard. A damaged shard is made again."""
+    todo: list[Shard] = []
+    refused: dict[str, list[Refused]] = {}
+    notes: list[str] = []
+    digests = _known_digests(out)
+    for shard in mine:
+        tar = out / f"{shard.name}.tar"
+        planned = {row["key"] for row in shard.rows}
+        there = _keys_of(tar, digests.get(tar.name))
+        made: list[str] = []  # what could not be read then can be read now
+        result = Result([], [])
+        if there and there < planned:
+            result = _render_rows(shard, options, lambda key, *_, made=made: made.append(key), planned - there)
+        if there and there <= planned and not made:
+            refused[shard.name] = result.refused
+            notes += result.notes
+        else:
+            tar.unlink(missing_ok=True)
+            index_path(tar).unlink(missing_ok=True)
+            todo.append(shard)
+    return todo, refused, notes
+
+
+def _known_digests(out: Path) -> dict[str, str]:
+    """SHA-256 by shard from an earlier manifest, which is not the last word: a damaged one is no hindrance."""
+    try:
+        data = json.loads((out / NAME).read_text(encoding="utf-8"))
+        return {s["file"]: s["sha256"] for split in data["splits"].values() for s in split["shards"]}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _keys_of(tar: Path, digest: str | None) -> set[str]:
+    """The keys of a whole shard, none for one that is not there or damaged. A missing index is made again."""
+    if not tar.exists() or (digest is not None and files.sha256(tar) != digest):
+        return set()
+    try:
+        rows = build_index(tar)
+        if not index_path(tar).exists() or read_index(index_path(tar)) != rows:
+            write_index(tar, rows)
+    except ShardFault:
+        return set()
+    return {row.key for row in rows}
+
+
+def _make(todo: list[Shard], options: Options, out: Path, has_ref: bool, workers: int) -> dict[str, Result]:
+    """Make shards, in this process or in several; progress by samples."""
+    total = sum(len(s.rows) for s in todo)
+    results = {}
+    with Progress(total, "building samples") as progress:
+        if workers <= 1 or len(todo) <= 1:
+            for shard in todo:
+                results[shard.name] = make_shard(shard, options, out, has_ref)
+                progress.advance(len(shard.rows))
+            return results
+        with _pool(min(workers, len(todo))) as pool:
+            waiting = {pool.submit(make_shard, s, options, out, has_ref): s for s in todo}
+            try:
+                while waiting:
+                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        shard = waiting.pop(future)
+                        results[shard.name] = future.result()
+                        progress.advance(len(shard.rows))
+            except BrokenProcessPool:
+                raise UserError(
+                    "a builder process died (killed; out of memory?): run the same command again, with fewer --workers",
+                    kind="worker_died",
+                ) from None
+    return results
+
+
+@contextlib.contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with us: at the end, on any exception (partial files removed), and when we are killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["webdataset.writer", "nrdata.builders.build", "soxr"])
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        yield pool
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            if process.is_alive():
+                process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    else:
+        pool.shutdown(wait=True)
+
+
+def _start_worker() -> None:
+    def stop(signum: int, frame: Any) -> None:
+        sys.exit(143)  # an exception: the partial file is removed on the way
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _summarise(
+    out: Path,
+    everything: list[Shard],
+    plan: Plan,
+    refused: dict[str, list[Refused]],
+    notes: list[str],
+    made: int,
+    complete: bool,
+) -> Summary:
+    samples: Counter[str] = Counter()
+    deviations = []
+    for shard in everything:
+        tar = out / f"{shard.name}.tar"
+        if shard.name not in refused or not tar.exists():
+            continue
+        rows = read_index(index_path(tar))
+        samples[shard.split] += len(rows)
+        logged = {row["key"]: row["meta"].get("logged_snr_db") for row in shard.rows}
+        for row in rows:
+            claim = logged[row.key]
+            if claim is not None and abs(claim - row.snr_db) > SNR_SLACK_DB:
+                deviations.append(f"{row.key}: logged {claim:g} dB, measured {row.snr_db:.1f} dB")
+    in_order = [r for shard in everything for r in refused.get(shard.name, [])]
+    kept = len(refused) - made
+    return Summary(out, complete, made, kept, samples, plan.refused + in_order, deviations, plan.notes + notes)
+
+
+def _finish(out: Path, plan: Plan, refused: list[Refused]) -> None:
+    """`refused.jsonl` in the order of the plan, then the data card, the manifest last."""
+    files.write_text(out / "refused.jsonl", "".join(json.dumps(r.record()) + "\n" for r in refused))
+    licenses = {name: f"{count} files" for name, count in plan.licenses.items()}
+    write_manifest(out, licenses=licenses, plan_sha256=plan.sha256())

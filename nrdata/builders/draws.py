@@ -1,0 +1,201 @@
+"""What is mixed with what: from speech files and noise recordings to the rows of a plan.
+
+The law of the draws. *Training*: every environment equally often (a network should not learn that the world is rain
+because rain was recorded most); within an environment its units in turn, in a new order each pass; speech files in
+turn, in a new order each pass; the SNR uniform in a range. *Valid, test, seen*: `per_cell` draws for each
+environment and SNR of a list, units and speech in turn. Speech longer than a unit's mixture part is cropped at a
+drawn place; shorter speech takes a stretch of it, drawn where there is sound. Noise is never repeated, speech never
+padded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from nrdata.builders.plan import Options, Plan, Refused, Row, keyed_rng, number
+from nrdata.builders.units import SHORTEST_SECONDS, Levels, Unit, audible_start, cut
+from nrdata.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SpeechFile:
+    """A file of clean speech. `frames` at the stored rate; `meta` has the same keys in all files of a data set."""
+
+    source: str
+    path: str  # relative to the source's root
+    speaker: str
+    split: str
+    frames: int
+    license: str = "unknown"
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoiseFile:
+    """A noise recording and its levels at the stored rate."""
+
+    source: str
+    path: str
+    environment: str
+    recording: str
+    split: str
+    levels: Levels
+    license: str = "unknown"
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def env_id(self) -> str:
+        return f"{self.source}/{self.environment}"
+
+
+@dataclass(frozen=True)
+class NoiseUnit:
+    file: NoiseFile
+    unit: Unit
+
+    @property
+    def item(self) -> str:
+        return f"{self.file.path}#{self.unit.number}"
+
+
+def mixtures(speech: Sequence[SpeechFile], noise: Sequence[NoiseFile], options: Options) -> Plan:
+    """The plan of all splits, with every file and unit that no row uses in its list of refused items."""
+    plan = Plan([])
+    speech = [f for f in speech if _long_enough(f, options, plan)]
+    units = _units(noise, options, plan)
+    rows: list[Row] = []
+    used: dict[tuple[str, str, int], str] = {}  # (source, path, unit) -> licence
+    for split in ("train", "valid", "test", "seen"):
+        files = [f for f in speech if f.split == ("test" if split == "seen" else split)]
+        places: dict[str, list[NoiseUnit]] = defaultdict(list)
+        for u in units[split]:
+            places[u.file.env_id].append(u)
+        if split == "train" and not (files and places):
+            missing = "speech" if not files else "noise"
+            raise UserError(f"there is no {missing} for training: nothing to mix", kind="no_training_data")
+        if not files or not places:
+            continue
+        pairing = _training(files, places, options) if split == "train" else _cells(split, files, places, options)
+        for i, (file, unit, snr_db) in enumerate(pairing):
+            rows.append(_row(split, i, file, unit, snr_db, options))
+            used[_id(file)] = file.license
+            used[_id(unit)] = unit.file.license
+    plan.refused += [Refused(f.path, _unused(f.split, options), "not_drawn") for f in speech if _id(f) not in used]
+    for split, all_units in units.items():
+        plan.refused += [Refused(u.item, _unused(split, options), "not_drawn") for u in all_units if _id(u) not in used]
+    plan.rows = number(rows)
+    by_file = {(source, path): license for (source, path, _), license in used.items()}
+    plan.licenses = dict(sorted(Counter(by_file.values()).items()))
+    return plan
+
+
+def _id(item: SpeechFile | NoiseUnit) -> tuple[str, str, int]:
+    if isinstance(item, SpeechFile):
+        return "speech " + item.source, item.path, 0
+    return "noise " + item.file.source, item.file.path, item.unit.number
+
+
+def _unused(split: str, options: Options) -> str:
+    if split == "train":
+        return "in no training mixture: more --hours would use it"
+    return f"in no mixture of {split}: a greater --per-cell would use it, if {split} has both speech and noise"
+
+
+def _long_enough(file: SpeechFile, options: Options, plan: Plan) -> bool:
+    if file.frames >= int(SHORTEST_SECONDS * options.sample_rate):
+        return True
+    seconds = file.frames / options.sample_rate
+    plan.refused.append(Refused(file.path, f"{seconds:.2f} s of speech, {SHORTEST_SECONDS:g} s needed", "too_short"))
+    return False
+
+
+def _units(noise: Sequence[NoiseFile], options: Options, plan: Plan) -> dict[str, list[NoiseUnit]]:
+    """The units of each split; with `seen_split` the last unit of every training recording that has several."""
+    units: dict[str, list[NoiseUnit]] = {"train": [], "valid": [], "test": [], "seen": []}
+    for file in noise:
+        found, refused = cut(file.levels, options.sample_rate, options.reserve_seconds)
+        for sentence in refused:
+            head, reason = sentence.split(": ", 1)
+            kind = "too_short" if "needed" in reason else "quiet"
+            plan.refused.append(Refused(f"{file.path}#{head.removeprefix('unit ')}", reason, kind))
+        mine = [NoiseUnit(file, unit) for unit in found]
+        if file.split == "train" and options.seen_split and len(mine) > 1:
+            units["seen"].append(mine.pop())
+        units[file.split] += mine
+    return units
+
+
+def _in_turn(items: Sequence[T], *key: object) -> Iterator[T]:
+    """All items, then all again, in a new order each pass."""
+    turn = 0
+    while True:
+        yield from (items[i] for i in keyed_rng(*key, turn).permutation(len(items)))
+        turn += 1
+
+
+def _training(
+    files: Sequence[SpeechFile], places: dict[str, list[NoiseUnit]], options: Options
+) -> Iterator[tuple[SpeechFile, NoiseUnit, float]]:
+    key = (options.seed, "train")
+    environments = sorted(places)
+    frames = options.hours * 3600 * options.sample_rate if options.hours is not None else None
+    if frames is None:
+        noise = sum(u.unit.frames for units in places.values() for u in units)
+        frames = 2 * max(sum(f.frames for f in files), noise)
+    speech = _in_turn(files, *key, "speech")
+    turns = {e: _in_turn(places[e], *key, "units", e) for e in environments}
+    done = 0
+    for i, environment in enumerate(_in_turn(environments, *key, "environments")):
+        file, unit = next(speech), next(turns[environment])
+        yield file, unit, round(float(keyed_rng(*key, "snr", i).uniform(*options.snr_db)), 2)
+        done += min(file.frames, unit.unit.frames)
+        if done >= frames:
+            return
+
+
+def _cells(
+    split: str, files: Sequence[SpeechFile], places: dict[str, list[NoiseUnit]], options: Options
+) -> Iterator[tuple[SpeechFile, NoiseUnit, float]]:
+    key = (options.seed, split)
+    speech = _in_turn(files, *key, "speech")
+    for environment in sorted(places):
+        units = _in_turn(places[environment], *key, "units", environment)
+        for snr_db in options.snr_test_db:
+            for _ in range(options.per_cell):
+                yield next(speech), next(units), snr_db
+
+
+def _row(split: str, i: int, file: SpeechFile, noise: NoiseUnit, snr_db: float, options: Options) -> Row:
+    rng = keyed_rng(options.seed, split, "stretch", i)
+    unit = noise.unit
+    frames = min(file.frames, unit.frames)
+    speech_start = int(rng.integers(0, file.frames - frames + 1))
+    noise_start = audible_start(noise.file.levels, unit, frames, rng)
+    return {
+        "split": split,
+        "speech": {"path": file.path, "start": speech_start, "stop": speech_start + frames},
+        "noise": {"path": noise.file.path, "start": noise_start, "stop": noise_start + frames},
+        "ref": None if unit.reserve is None else {"start": unit.reserve[0], "stop": unit.reserve[1]},
+        "snr_db": snr_db,
+        "room": None,
+        "augment": None,
+        "sample_rate": options.sample_rate,
+        "env_id": noise.file.env_id,
+        "recording": f"{noise.file.env_id}/{noise.file.recording}",
+        "speaker": f"{file.source}/{file.speaker}",
+        "meta": {
+            "asked_snr_db": snr_db,
+            "unit": unit.number,
+            "speech": f"{file.source}/{file.path}",
+            "noise": f"{noise.file.source}/{noise.file.path}",
+            "speech_start": speech_start,
+            "ref_stretch": list(unit.reserve or (-1, -1)),
+            **{f"speech_{k}": v for k, v in file.meta.items()},
+            **{f"noise_{k}": v for k, v in noise.file.meta.items()},
+        },
+    }

@@ -1,0 +1,159 @@
+"""Source `pairs`: clean and noisy files of the same names, which somebody else has mixed.
+
+Layouts: `ROOT/<train|valid|test>/<clean|noisy>/...` (as SGMSE has it), `ROOT/<clean|noisy>/...`, `--clean DIR
+--noisy DIR`; or a CSV (`--pairs`) with the columns `clean, noisy` (paths relative to the CSV) and perhaps `split`,
+`env_id`, `speaker`, `ref` (a room tone of the place); further columns are kept in `meta`. Names are matched without
+regard to case and extension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from nrdata import audio
+from nrdata.builders import splits
+from nrdata.builders.folders import LOCAL, identifier
+from nrdata.builders.plan import SPLITS, Options, Plan, Refused, Row, number
+from nrdata.builders.render import Sources
+from nrdata.builders.sources import Folder, Place, Places, find
+from nrdata.errors import UserError
+
+UNKNOWN = "unknown"
+SIDES = ("clean", "noisy")
+
+
+def plan(options: Options) -> Plan:
+    """Pair up what is there. Raises `UserError` where nothing is."""
+    result = _from_csv(options.pairs, options) if options.pairs else _from_folders(options)
+    rows = result.rows
+    if not rows:
+        reason = f": {result.refused[0].item}: {result.refused[0].reason}" if result.refused else ""
+        raise UserError(f"there is no pair of clean and noisy files{reason}", kind="no_pairs")
+    if result.has_ref:
+        lacking = [row for row in rows if row["ref"] is None]
+        reason = "it has no ref, and other rows have one: a data set has it in all samples or in none"
+        result.refused += [Refused(row["noisy"]["path"], reason, "no_ref") for row in lacking]
+        rows = [row for row in rows if row["ref"] is not None]
+    if any(not row["split"] for row in rows):
+        _draw_splits(rows, options, result)
+    result.rows = number(rows)
+    result.licenses = {UNKNOWN: len(rows)}
+    return result
+
+
+@contextlib.contextmanager
+def sources(options: Options) -> Iterator[Sources]:
+    """Files by the names that the rows give them."""
+    if options.pairs:
+        yield Sources({LOCAL: Folder(options.pairs.parent)}, {})
+        return
+    with Places(dict(_named(options))) as places:
+        yield Sources({LOCAL: places}, {})
+
+
+def _row(split: str, clean: str, noisy: str, env: str, speaker: str, options: Options) -> Row:
+    env_id = env.lower() if "/" in env else f"{LOCAL}/{identifier(env)}"
+    stem = identifier(noisy.rpartition(".")[0] or noisy)
+    return {
+        "split": split,
+        "speech": {"path": clean, "start": 0, "stop": None},
+        "noisy": {"path": noisy, "start": 0, "stop": None},
+        "ref": None,
+        "snr_db": None,
+        "room": None,
+        "augment": None,
+        "sample_rate": options.sample_rate,
+        "source_rate": 0,  # any
+        "env_id": env_id,
+        "recording": f"{env_id}/{stem}",
+        "speaker": f"{LOCAL}/{identifier(speaker)}",
+        "meta": {"clean": clean, "noisy": noisy},
+    }
+
+
+def _named(options: Options) -> Iterator[tuple[str, Place]]:
+    """(`clean/...`, `noisy/...`, perhaps below a split, place) of every file of the layout."""
+    if options.clean or options.noisy:
+        if not (options.clean and options.noisy):
+            raise UserError("--clean and --noisy go together", kind="bad_option")
+        for side, folder in zip(SIDES, (options.clean, options.noisy), strict=True):
+            yield from ((f"{side}/{name}", place) for name, place in find(folder))
+        return
+    assert options.root is not None
+    yield from find(options.root)
+
+
+def _from_folders(options: Options) -> Plan:
+    """Both sides of every name: pairs, and what has no partner or more than one."""
+    sides: dict[str, dict[tuple[str, str], list[str]]] = {side: defaultdict(list) for side in SIDES}
+    for name, place in _named(options):
+        parts = name.split("/")
+        at = next((i for i, part in enumerate(parts[:-1]) if part.lower() in SIDES), None)
+        if at is None or place.suffix not in audio.EXTENSIONS:
+            continue
+        split = next((part.lower() for part in parts[:at] if part.lower() in SPLITS), "")
+        key = "/".join(parts[at + 1 :]).rpartition(".")[0].casefold()
+        sides[parts[at].lower()][split, key].append(name)
+    if not any(sides.values()):
+        where = options.root or options.clean
+        raise UserError(f"{where} has no folders 'clean' and 'noisy' with sound files", kind="no_pairs")
+    result = Plan([])
+    for split, key in sorted(sides["clean"].keys() | sides["noisy"].keys()):
+        clean, noisy = (sides[side].get((split, key), []) for side in SIDES)
+        if len(clean) == len(noisy) == 1:
+            result.rows.append(_row(split, clean[0], noisy[0], UNKNOWN, UNKNOWN, options))
+        elif not clean or not noisy:
+            lacking = "noisy" if clean else "clean"
+            for name in clean or noisy:
+                result.refused.append(Refused(name, f"there is no {lacking} file of this name", "missing_pair"))
+        else:
+            names = ", ".join([*clean, *noisy])
+            result.refused.append(Refused(noisy[0], f"several files of one name: {names}", "ambiguous"))
+    result.notes.append("environments and speakers are unknown: name them in a CSV (--pairs)")
+    return result
+
+
+def _from_csv(index: Path, options: Options) -> Plan:
+    try:
+        with index.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            lines, header = list(reader), reader.fieldnames or []
+    except FileNotFoundError:
+        raise UserError(f"{index} does not exist", kind="missing") from None
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"{index} is not a CSV file in UTF-8 ({e})", kind="bad_index") from None
+    if not {"clean", "noisy"} <= set(header):
+        raise UserError(f"{index} needs the columns clean and noisy", kind="bad_index")
+    result = Plan([])
+    seen: set[str] = set()
+    for n, line in enumerate(lines, 2):
+        split = line.get("split") or ""
+        if split and split not in SPLITS:
+            raise UserError(f"{index} line {n}: split '{split}' is none of {', '.join(SPLITS)}", kind="bad_index")
+        if not line["clean"] or not line["noisy"] or line["noisy"] in seen:
+            what = "appears twice" if line["noisy"] in seen else "lacks its clean or its noisy file"
+            result.refused.append(Refused(line["noisy"] or f"line {n}", what, "bad_row"))
+            continue
+        seen.add(line["noisy"])
+        env, speaker = line.get("env_id") or UNKNOWN, line.get("speaker") or UNKNOWN
+        row = _row(split, line["clean"], line["noisy"], env, speaker, options)
+        if line.get("ref"):
+            row["ref"] = {"path": line["ref"], "start": 0, "stop": None}
+        known = {"clean", "noisy", "split", "env_id", "speaker", "ref"}
+        row["meta"] |= {k: v or "" for k, v in line.items() if k and k not in known}
+        result.rows.append(row)
+    return result
+
+
+def _draw_splits(rows: list[Row], options: Options, result: Plan) -> None:
+    """By speaker where at least three are known, else all is training."""
+    names = {row["speaker"] for row in rows}
+    drawn = splits.speakers(list(names), options.seed) if len(names) > 2 else dict.fromkeys(names, "train")
+    for row in rows:
+        row["split"] = row["split"] or drawn[row["speaker"]]
+    how = "speakers were divided by the seed" if len(names) > 2 else "all of it is training: fewer than three speakers"
+    result.notes.append(f"no splits are given; {how}")

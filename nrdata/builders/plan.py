@@ -1,0 +1,143 @@
+"""The plan of a data set: a row a sample, every random draw written down before anything is rendered.
+
+A row names its sources relative to their roots, the stretches in samples at the stored rate, the asked SNR, and what
+the sample's JSON will say. A shard is a pure function of (plan, shard number), so processes, machines and
+interruptions cannot change a byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nrdata.errors import UserError
+
+SPLITS = ("train", "valid", "test", "seen")
+SAMPLES_PER_SHARD = 256
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks of a build; the same options and sources give the same plan."""
+
+    source: str
+    root: Path | None = None
+    seed: int = 0
+    sample_rate: int = 16000  # Hz, stored
+    source_rate: int = 48000  # Hz, expected of voicebank-demand's files
+    speech: tuple[tuple[str, Path], ...] = ()  # (name, folder)
+    noise: tuple[tuple[str, Path], ...] = ()
+    speech_index: Path | None = None
+    noise_index: Path | None = None
+    clean: Path | None = None  # pairs
+    noisy: Path | None = None
+    pairs: Path | None = None  # CSV: clean, noisy, and perhaps split, env_id, speaker, ref
+    reserve_seconds: float | None = None  # None: 1 s, 2 s in units of 6 s and more; 0: no reserve
+    hours: float | None = None  # of training mixtures; None: twice the training speech or noise, whichever is more
+    snr_db: tuple[float, float] = (-5.0, 15.0)  # training, drawn uniformly
+    snr_test_db: tuple[float, ...] = (-5.0, 0.0, 5.0, 10.0)
+    per_cell: int = 6  # draws per environment and SNR of valid, test and seen
+    unseen: tuple[str, ...] | None = None  # environments kept for test; None: drawn where there is no index
+    seen_split: bool = False
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A source item that is in no shard, and why; `kind` is the machine-readable reason."""
+
+    item: str
+    reason: str
+    kind: str
+
+    def record(self) -> dict[str, str]:
+        return {"item": self.item, "reason": self.reason, "kind": self.kind}
+
+
+@dataclass
+class Plan:
+    """Rows in the order of their numbers, split after split; items refused before any row was made of them."""
+
+    rows: list[Row]
+    refused: list[Refused] = field(default_factory=list)
+    licenses: dict[str, int] = field(default_factory=dict)  # licence -> files under it
+    notes: list[str] = field(default_factory=list)  # sentences for the summary: what was drawn, what was assumed
+
+    @property
+    def has_ref(self) -> bool:
+        return any(row["ref"] is not None for row in self.rows)
+
+    def text(self) -> str:
+        """`plan.jsonl`."""
+        return "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to be made: its name (`train-000000`) and its rows."""
+
+    name: str
+    split: str
+    rows: tuple[Row, ...]
+
+
+def shards(plan: Plan) -> list[Shard]:
+    """Up to 256 rows a shard, split after split; the position in this list is the shard's number."""
+    result = []
+    for split in SPLITS:
+        rows = [row for row in plan.rows if row["split"] == split]
+        for i in range(0, len(rows), SAMPLES_PER_SHARD):
+            name = f"{split}-{i // SAMPLES_PER_SHARD:06d}"
+            result.append(Shard(name, split, tuple(rows[i : i + SAMPLES_PER_SHARD])))
+    return result
+
+
+def number(rows: list[Row]) -> list[Row]:
+    """Give every row its key, `<split>-0000001` onwards in each split, and put the splits in order."""
+    result = []
+    for split in SPLITS:
+        mine = [row for row in rows if row["split"] == split]
+        result += [{"key": f"{split}-{n:07d}", **row} for n, row in enumerate(mine, 1)]
+    return result
+
+
+def keyed_rng(*parts: object) -> np.random.Generator:
+    """A generator that belongs to what is named (seed, purpose, index, ...): no draw depends on another's order."""
+    digest = hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest[:16], np.uint32))
+
+
+def read_plan(path: Path) -> Plan:
+    """A plan file, checked: every row whole, every key new. Raises `UserError`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", kind="missing") from None
+    rows, keys = [], set()
+    for n, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise UserError(f"{path} line {n} is not JSON ({e.msg})", kind="bad_plan") from None
+        needed = {"key", "split", "speech", "ref", "snr_db", "sample_rate", "env_id", "recording", "speaker", "meta"}
+        missing = sorted(needed - row.keys()) if isinstance(row, dict) else sorted(needed)
+        if missing:
+            raise UserError(f"{path} line {n} lacks {', '.join(missing)}", kind="bad_plan")
+        if row["split"] not in SPLITS:
+            raise UserError(f"{path} line {n}: split '{row['split']}' is none of {', '.join(SPLITS)}", kind="bad_plan")
+        if row["key"].casefold() in keys:
+            raise UserError(f"{path} line {n}: key {row['key']} appears twice", kind="duplicate_key")
+        keys.add(row["key"].casefold())
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path} has no rows", kind="bad_plan")
+    return Plan([row for split in SPLITS for row in rows if row["split"] == split])

@@ -1,0 +1,118 @@
+"""Cutting a noise recording into units of [mixture | gap | reserve], or the mirror image.
+
+A recording is cut once: whole under 10 s, else into equal pieces of 5 to 10 s. The reserve is the clip a user of a
+noise reference has: recorded in the same place at another time. It lies at the end of the unit that has more sound.
+All positions are samples at the stored rate; lengths are floors, so that a recording of exactly 5 s gives 3 + 1 + 1
+s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LONGEST_SECONDS = 10.0
+GAP_SECONDS = 1.0
+RESERVE_SECONDS = 1.0
+LONG_RESERVE_SECONDS = 2.0  # in units of LONG_UNIT_SECONDS and more
+LONG_UNIT_SECONDS = 6.0
+SHORTEST_SECONDS = 1.0  # of what is left for the mixture
+QUIET_DB = 10.0  # a reserve or a stretch this far under the recording's level counts as without sound
+STEP_SECONDS = 0.01  # resolution at which levels are known
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of a recording: [start, stop) of the mixture part, and of the reserve (None: no reserve asked for)."""
+
+    number: int
+    mixture: tuple[int, int]
+    reserve: tuple[int, int] | None
+
+    @property
+    def frames(self) -> int:
+        return self.mixture[1] - self.mixture[0]
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Energy of a recording, summed up to each step of 10 ms: the level of any stretch without its samples."""
+
+    energy: np.ndarray  # float64 (steps + 1,), cumulative
+    step: int  # samples
+    frames: int
+
+    @classmethod
+    def of(cls, x: np.ndarray, sample_rate: int) -> Levels:
+        """x float (frames,)"""
+        step = max(1, round(STEP_SECONDS * sample_rate))
+        edges = np.arange(0, len(x), step)
+        sums = np.add.reduceat(x.astype(np.float64) ** 2, edges)
+        return cls(np.concatenate([[0.0], np.cumsum(sums)]), step, len(x))
+
+    def level_db(self, start: int = 0, stop: int | None = None) -> float:
+        """Mean power in dB of [start, stop), to the nearest 10 ms; -inf for silence."""
+        stop = self.frames if stop is None else stop
+        a = min(round(start / self.step), len(self.energy) - 2)
+        b = max(min(round(stop / self.step), len(self.energy) - 1), a + 1)
+        power = (self.energy[b] - self.energy[a]) / ((b - a) * self.step)
+        return 10 * float(np.log10(power)) if power > 0 else float("-inf")
+
+
+def pieces(frames: int, sample_rate: int) -> list[tuple[int, int]]:
+    """Whole under 10 s, else the fewest equal pieces of at most 10 s (so of more than 5): [start, stop) each."""
+    count = max(1, -(-frames // int(LONGEST_SECONDS * sample_rate)))
+    size = frames // count
+    return [(i * size, (i + 1) * size) for i in range(count)]
+
+
+def reserve_frames(frames: int, sample_rate: int, reserve_seconds: float | None) -> int:
+    """Length of the reserve of a unit; `reserve_seconds` None is the rule (1 s, 2 s from 6 s on), 0 is none at all."""
+    if reserve_seconds is None:
+        long = frames >= int(LONG_UNIT_SECONDS * sample_rate)
+        reserve_seconds = LONG_RESERVE_SECONDS if long else RESERVE_SECONDS
+    return int(reserve_seconds * sample_rate)
+
+
+def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) -> tuple[list[Unit], list[str]]:
+    """The units of one recording, and a sentence for each piece that cannot be one."""
+    whole_db = levels.level_db()
+    units, refused = [], []
+    for number, (start, stop) in enumerate(pieces(levels.frames, sample_rate)):
+        reserve = reserve_frames(stop - start, sample_rate, reserve_seconds)
+        gap = int(GAP_SECONDS * sample_rate) if reserve else 0
+        mixture = stop - start - gap - reserve
+        seconds = (stop - start) / sample_rate
+        if mixture < int(SHORTEST_SECONDS * sample_rate):
+            need = SHORTEST_SECONDS + (gap + reserve) / sample_rate
+            refused.append(f"unit {number}: {seconds:.2f} s long, {need:g} s needed for mixture, gap and reserve")
+            continue
+        if not reserve:
+            units.append(Unit(number, (start, stop), None))
+            continue
+        at_end = levels.level_db(stop - reserve, stop) >= levels.level_db(start, start + reserve)
+        clip = (stop - reserve, stop) if at_end else (start, start + reserve)
+        under = whole_db - levels.level_db(*clip)
+        if under > QUIET_DB:
+            refused.append(f"unit {number}: no sound at either end ({under:.0f} dB under the recording)")
+            continue
+        units.append(Unit(number, (start, start + mixture) if at_end else (stop - mixture, stop), clip))
+    return units, refused
+
+
+def audible_start(levels: Levels, unit: Unit, frames: int, rng: np.random.Generator, tries: int = 50) -> int:
+    """Where a stretch of `frames` of the unit's mixture part begins: drawn anew while it is 10 dB under the recording,
+    then the loudest of those drawn (a dog barks twice in five seconds; the rest of its recording is another noise)."""
+    first, last = unit.mixture[0], unit.mixture[1] - frames
+    if last <= first:
+        return first
+    floor = levels.level_db() - QUIET_DB
+    best, best_db = first, float("-inf")
+    for start in rng.integers(first, last + 1, size=tries):
+        level = levels.level_db(int(start), int(start) + frames)
+        if level >= floor:
+            return int(start)
+        if level > best_db:
+            best, best_db = int(start), level
+    return best
