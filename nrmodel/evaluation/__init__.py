@@ -1,0 +1,1 @@
+"""Metrics, the ladder of references, evaluation runs, intervals, tables, peers."""

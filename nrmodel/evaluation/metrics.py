@@ -126,14 +126,11 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"si_sdr": si_sd
 
 def score(clean: np.ndarray, estimate: np.ndarray, sample_rate: int, alignment: bool = True) -> Scores:
     """All metrics of one pair: `score_steps` taken to its end."""
-    for scores in score_steps(clean, estimate, sample_rate, alignment):
-        pass
+    *_, scores = score_steps(clean, estimate, sample_rate, alignment)
     return scores
 
 
-def score_steps(
-    clean: np.ndarray, estimate: np.ndarray, sample_rate: int, alignment: bool = True
-) -> Iterator[Scores]:
+def score_steps(clean: np.ndarray, estimate: np.ndarray, sample_rate: int, alignment: bool = True) -> Iterator[Scores]:
     """The same `Scores` after each metric, PESQ last: what is there when a process dies is not lost."""
     scores = Scores()
     try:
@@ -185,8 +182,8 @@ def delay_samples(clean: np.ndarray, estimate: np.ndarray) -> int:
     """By how many samples the estimate lags (negative: leads); 0 where the correlation does not say so clearly.
 
     Cross-correlation with the spectra's common colour half removed (voiced speech correlates with itself a pitch
-    period away), searched over a quarter of a second. A lag counts if its peak stands half as high again over all that lies
-    within the tolerance of 2 ms of no delay, or is the highest there; and if it stands out of the rest of the curve.
+    period away), searched over a quarter of a second. A lag beyond the tolerance of 2 ms counts if its peak stands
+    half as high again over all within it, a lag within if it is the highest; either must stand out of the curve.
     """
     reach = min(int(DELAY_SEARCH_SECONDS * SAMPLE_RATE), len(clean) - 1)
     size = 1 << (len(clean) + reach).bit_length()

@@ -1,0 +1,371 @@
+"""`nr evaluate`: systems x modes x files -> rows.jsonl, one row at a time, and the tables made of it.
+
+    files     where sound and references come from: `ShardFiles` or `FolderFiles` (folders.py)
+    System    what is asked to enhance: the model, a peer, a folder of estimates, or nothing at all (`noisy`)
+    Job       one row: file, system, mode, length of the reference, calls, seed
+
+Enhancement runs here, in file order, so that a file is read once; worker processes score meanwhile. Rows are appended
+to rows.partial as they come, and the same call goes on where one ended; when none is missing they are sorted and
+take their name. Sampler noise is keyed by (key, seed) and shared by all modes: their differences are paired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nrdata import audio
+from nrdata.environment import provenance
+from nrdata.errors import UserError
+from nrdata.files import write_text
+from nrdata.progress import Progress
+from nrmodel.evaluation import peers as peer_functions
+from nrmodel.evaluation import tables
+from nrmodel.evaluation.folders import FolderFiles, Sounds, by_name, check_pairs, read_mono
+from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores
+from nrmodel.evaluation.rungs import Reference, parse_rung, reference
+from nrmodel.evaluation.scoring import ScoringPool
+
+MODES = ("none", "oracle", "disjoint", "env", "mismatch")
+CONTROL_FILES = 48  # the negative controls are run on this many files
+IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "seed")  # of a row
+
+# (key, sounds, reference, nfe, seed of the sampler's noise) -> (estimate (frames,), flags)
+Enhance = Callable[[str, Sounds, np.ndarray | None, int, int], tuple[np.ndarray, list[str]]]
+
+
+@dataclass(frozen=True)
+class System:
+    """What enhances. `rows`: None for all files, else how many of them. `sampler(nfe)` names the sampler."""
+
+    name: str
+    enhance: Enhance
+    modes: tuple[str, ...] = ("none",)
+    ref_seconds: tuple[float, ...] = (1.0,)
+    budgets: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+    rows: int | None = None
+    sampler: Callable[[int], str] = lambda nfe: ""
+    alignment: bool = True  # whether a delay can come from the system and is looked for
+
+
+@dataclass(frozen=True)
+class Job:
+    system: System
+    mode: str
+    ref_seconds: float  # 0 where the mode has none
+    nfe: int
+    seed: int
+
+    def identity(self, key: str) -> tuple:
+        return (key, self.system.name, self.mode, self.ref_seconds, self.nfe, self.seed)
+
+
+class ShardFiles:
+    """One split of a data set. With a limit: that many rows of a fixed permutation, so that a smaller limit is a part
+    of a larger one and no grid of environments and SNRs is met in step."""
+
+    def __init__(self, dataset: Any, split: str, limit: int | None = None):
+        if split not in dataset.splits:
+            raise UserError(f"{dataset.name} has no split {split!r}: choose from {', '.join(dataset.splits)}", "split")
+        self.dataset, self.split = dataset, split
+        self.index = dataset.index(split)
+        count = len(self.index.key)
+        if count == 0:
+            raise UserError(f"the split {split!r} of {dataset.name} is empty", "empty")
+        self.rows: Sequence[int] = range(count)
+        if limit is not None and limit < count:
+            self.rows = sorted(int(row) for row in np.random.default_rng(0).permutation(count)[:limit])
+        self.fingerprint = str(dataset.fingerprint)
+
+    def facts(self, row: int) -> dict[str, Any]:
+        index = self.index
+        return {
+            "key": bytes(index.key[row]).decode(),
+            "env_id": index.env_names[index.env[row]],
+            "recording": index.recording_names[index.recording[row]],
+            "speaker": index.speaker_names[index.speaker[row]],
+            "snr_db": round(float(index.snr_db[row]), 4),
+        }
+
+    def sounds(self, row: int) -> Sounds:
+        clean, noisy, noise = (self.dataset.read(self.split, row, field) for field in ("clean", "noisy", "noise"))
+        return Sounds(clean, noisy, noise, self.dataset.sample_rate)
+
+    def fault(self, row: int) -> str | None:
+        return None  # `noisy = clean + noise` is an invariant of shards
+
+    def reference(self, row: int, mode: str, ref_seconds: float, seed: int) -> Reference | None:
+        return reference(self.dataset, self.split, row, mode, ref_seconds, seed)
+
+
+def evaluate(
+    model: Any = None,
+    dataset: Any = None,
+    split: str = "test",
+    *,
+    out: Path,
+    modes: Sequence[str] = MODES,
+    ref_seconds: Sequence[float] = (1.0,),
+    nfe: Sequence[int | None] = (None,),
+    seeds: Sequence[int] = (0,),
+    peers: Sequence[str] = (),
+    clean: Path | None = None,
+    noisy: Path | None = None,
+    ref: Path | None = None,
+    enhanced: Path | None = None,
+    limit: int | None = None,
+    workers: int | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Score a model, peers or a folder of estimates, on a split of `dataset` or on plain folders; returns the summary.
+
+    Writes into `out`: rows.jsonl, summary.json, table.csv, table.md, config.json (what was asked), run.json (revision,
+    versions, fingerprint, digest). A finished `out` of the same request is only read. Raises `UserError` where `out`
+    holds another evaluation and `force` is not set.
+    """
+    files: ShardFiles | FolderFiles
+    if dataset is not None:
+        files = ShardFiles(dataset, split, limit)
+        for mode in modes:
+            parse_rung(mode)
+    elif clean is not None and noisy is not None:
+        files = FolderFiles(clean, noisy, ref, limit)
+        modes = files.modes
+    else:
+        raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
+    systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
+    if model is not None:
+        systems += model_systems(model, files, modes, ref_seconds, nfe, seeds)
+    systems += [peer_system(name, modes, ref_seconds) for name in peer_functions.chosen(peers)]
+    if enhanced is not None:
+        systems.append(folder_system(enhanced, files))
+    request = {
+        "split": split if dataset is not None else "", "fingerprint": files.fingerprint, "files": len(files.rows),
+        "limit": limit, "modes": list(modes), "ref_seconds": list(ref_seconds), "seeds": list(seeds),
+        "systems": {system.name: list(system.budgets) for system in systems},
+        "folders": [str(folder) if folder else "" for folder in (clean, noisy, ref, enhanced)],
+    }  # fmt: skip
+    training_data = getattr(model, "training_data", None)
+    prepare(out, request, force)
+    if not (out / "rows.jsonl").exists():
+        digest = getattr(model, "digest", "")
+        write_json(out / "run.json", provenance() | {"fingerprint": files.fingerprint, "model_sha256": digest})
+        run(files, systems, out, training_data, workers or max(1, (os.cpu_count() or 2) // 2))
+    rows = tables.read_rows(out / "rows.jsonl")
+    return tables.write_tables(rows, out)
+
+
+def run(
+    files: ShardFiles | FolderFiles, systems: list[System], out: Path, training_data: dict | None, workers: int
+) -> None:
+    """Make the rows that are missing, then sort and name the file."""
+    partial = out / "rows.partial"
+    done = {tuple(row[name] for name in IDENTITY) for row in resumable(partial)}
+    planned = [(row, job) for row, jobs in plan(files, systems) for job in jobs]
+    with (
+        partial.open("a", encoding="ascii") as file,
+        ScoringPool(workers) as pool,
+        Progress(len(planned), "rows") as progress,
+    ):
+
+        def append(row: dict[str, Any], scores: Scores) -> None:
+            line = finished_row(row, scores)
+            file.write(json.dumps(line, allow_nan=False, ensure_ascii=True) + "\n")
+            file.flush()
+            progress.advance()
+
+        for row, jobs in plan(files, systems):
+            facts = files.facts(row)
+            waiting = [job for job in jobs if job.identity(facts["key"]) not in done]
+            progress.advance(len(jobs) - len(waiting))
+            if not waiting:
+                continue
+            facts["seen"] = seen(facts, training_data)
+            sounds, fault = files.sounds(row), files.fault(row)
+            for job in waiting:
+                described, estimate = enhanced_row(files, row, facts, sounds, job)
+                named = fault or described.pop("fault", None)
+                if named or estimate is None:
+                    append(described, Scores(failures=dict.fromkeys(METRICS, str(named))))
+                    continue
+                clean, estimate = (audio.resample(x, sounds.sample_rate, SAMPLE_RATE) for x in (sounds.clean, estimate))
+                for tag, scores in pool.submit(described, clean, estimate, SAMPLE_RATE, job.system.alignment):
+                    append(tag, scores)
+        for tag, scores in pool.drain():
+            append(tag, scores)
+    rows = sorted(resumable(partial), key=lambda row: [(v is None, v) for v in map(row.get, IDENTITY)])
+    text = "".join(json.dumps(row, allow_nan=False, ensure_ascii=True) + "\n" for row in rows)
+    write_text(out / "rows.jsonl", text)
+    partial.unlink()
+
+
+def plan(files: ShardFiles | FolderFiles, systems: list[System]) -> Iterator[tuple[int, list[Job]]]:
+    """Every file with its jobs, in file order. A mode without a reference has one length, 0."""
+    for place, row in enumerate(files.rows):
+        jobs = []
+        for system in systems:
+            if system.rows is not None and not evenly(place, len(files.rows), system.rows):
+                continue
+            for mode in system.modes:
+                for seconds in system.ref_seconds if mode not in ("none", "given") else (0.0,):
+                    jobs += [Job(system, mode, seconds, n, seed) for n in system.budgets for seed in system.seeds]
+        yield row, jobs
+
+
+def enhanced_row(
+    files: ShardFiles | FolderFiles, row: int, facts: dict[str, Any], sounds: Sounds, job: Job
+) -> tuple[dict[str, Any], np.ndarray | None]:
+    """The row without its scores, and the estimate; `fault` names why there is none."""
+    clip = files.reference(row, job.mode, job.ref_seconds, job.seed)
+    described = {
+        "key": facts["key"], "system": job.system.name, "mode": job.mode, "ref_seconds": job.ref_seconds,
+        "sampler": job.system.sampler(job.nfe), "nfe": job.nfe, "seed": job.seed,
+        **{name: facts[name] for name in ("env_id", "recording", "speaker", "snr_db", "seen")},
+        "relation": clip.relation if clip else "missing", "ref_source": clip.source if clip else "",
+        "ref_span": list(clip.span) if clip else [-1, -1],
+        "ref_distance_db": None if clip is None or clip.distance_db is None else round(clip.distance_db, 3),
+    }  # fmt: skip
+    if clip is None:
+        return described | {"fault": "no_reference"}, None
+    estimate, flags = job.system.enhance(facts["key"], sounds, clip.sound, job.nfe, noise_seed(facts["key"], job.seed))
+    described["flags"] = flags
+    if job.system.name == "noise":
+        left_db = audio.rms_dbfs(estimate) - audio.rms_dbfs(sounds.noise)
+        described["left_db"] = round(max(left_db, -120.0), 3)
+        return described | {"fault": "silent_reference"}, None  # there is no speech to score against
+    return described, estimate
+
+
+def finished_row(described: dict[str, Any], scores: Scores) -> dict[str, Any]:
+    values = {name: round(scores.values[name], 6) if name in scores.values else None for name in tables.METRICS}
+    flags = described.pop("flags", []) + scores.flags
+    delay = {"delay_ms": round(scores.delay_ms, 3)} if scores.delay_ms else {}
+    return {**described, **values, "failures": scores.failures, "flags": flags, **delay}
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+
+
+def model_systems(
+    model: Any,
+    files: ShardFiles | FolderFiles,
+    modes: Sequence[str],
+    ref_seconds: Sequence[float],
+    nfe: Sequence[int | None],
+    seeds: Sequence[int],
+) -> list[System]:
+    """The model, and its two negative controls: clean speech in (what breaks?), noise alone in (how much is left?)."""
+    rate = getattr(getattr(files, "dataset", None), "sample_rate", SAMPLE_RATE)
+    if rate != model.sample_rate:
+        raise UserError(f"the model works at {model.sample_rate} Hz, the data has {rate} Hz", "wrong_rate")
+    if not model.conditioned:
+        modes = ("none",)
+    budgets = tuple(dict.fromkeys(model.nfe if n is None else n for n in nfe))
+
+    def on(field: str) -> Enhance:
+        def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                estimate = model.enhance(getattr(sounds, field), sounds.sample_rate, ref, sounds.sample_rate, nfe, seed)
+            doubted = any(w.category.__name__ == "ReferenceWarning" for w in caught)
+            return estimate, ["reference_doubted"] if doubted else []
+
+        return enhance
+
+    def sampler_name(n: int) -> str:
+        from nrmodel import sampler
+
+        return sampler.for_budget(n, model)[0]
+
+    name = f"nr:{model.digest[:8]}"
+    whole = System(name, on("noisy"), tuple(modes), tuple(ref_seconds), budgets, tuple(seeds), None, sampler_name)
+    control = {"budgets": budgets[:1], "seeds": tuple(seeds)[:1], "rows": CONTROL_FILES, "sampler": sampler_name}
+    return [whole, System("clean", on("clean"), **control), System("noise", on("noise"), **control)]
+
+
+def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -> System:
+    """A peer that takes a reference gets the `disjoint` clip, or that of the first mode which has one."""
+    peer = peer_functions.load(name)
+    with_ref = [mode for mode in modes if mode != "none"]
+    own_modes = ("none",)
+    if peer.takes_reference:
+        if not with_ref:
+            raise UserError(f"peer {name} needs a reference: add a mode such as disjoint to --modes", "mode")
+        own_modes = ("disjoint",) if "disjoint" in with_ref else (with_ref[0],)
+
+    def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
+        return peer(sounds.noisy, sounds.sample_rate, ref), []
+
+    return System(f"peer:{name}", enhance, own_modes, tuple(ref_seconds)[:1])
+
+
+def folder_system(enhanced: Path, files: ShardFiles | FolderFiles) -> System:
+    """Estimates made elsewhere, `enhanced/NAME`; a key of a data set is a NAME too."""
+    found = by_name(enhanced)
+    wanted = {files.facts(row)["key"]: Path(files.facts(row)["key"]) for row in files.rows}
+    check_pairs(enhanced, found, Path("the evaluation set"), wanted)
+    return System("enhanced", lambda key, sounds, ref, nfe, seed: (read_mono(found[key]), []))
+
+
+# --- small things ----------------------------------------------------------------------------------------------------
+
+
+def noise_seed(key: str, seed: int) -> int:
+    """The sampler's seed of one file, the same in every mode."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode("utf-8", "surrogateescape")).digest()[:7], "big")
+
+
+def seen(facts: dict[str, Any], training_data: dict | None) -> str | None:
+    """`recording`, `environment` or `unseen` in training; None where it is not known. A variant (`~k`) of a seen
+    environment is seen."""
+    if training_data is None or facts["env_id"] == "unknown":
+        return None
+    if facts["recording"] in training_data["recordings"]:
+        return "recording"
+    places = {env_id.split("~")[0] for env_id in training_data["env_ids"]}
+    return "environment" if facts["env_id"].split("~")[0] in places else "unseen"
+
+
+def evenly(place: int, count: int, wanted: int) -> bool:
+    """Whether `place` is one of `wanted` places spread over `count`."""
+    return wanted >= count or (place * wanted) // count != ((place - 1) * wanted) // count
+
+
+def prepare(out: Path, request: dict[str, Any], force: bool) -> None:
+    """`out` is new, or holds the same request (then it goes on), or `force` clears what is there."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = out / "config.json"
+    if config.exists() and json.loads(config.read_text(encoding="utf-8")) != request:
+        if not force:
+            raise UserError(f"{out} holds an evaluation of something else: choose another --out, or --force", "exists")
+    elif config.exists() and not force:
+        return
+    for name in ("rows.jsonl", "rows.partial", "summary.json", "table.csv", "table.md"):
+        (out / name).unlink(missing_ok=True)
+    write_json(config, request)
+
+
+def resumable(partial: Path) -> list[dict[str, Any]]:
+    """The rows of an unfinished file, each identity once; a last line without its end is cut off."""
+    if not partial.exists():
+        return []
+    data = partial.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        with partial.open("r+b") as file:
+            file.truncate(len(whole))
+    rows = [json.loads(line) for line in whole.splitlines()]
+    return list({tuple(row[name] for name in IDENTITY): row for row in rows}.values())
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True) + "\n")

@@ -1,0 +1,173 @@
+"""table.md: the summary as it is read, the declared contrast first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nrmodel.evaluation.tables import MARGINS, METRICS, TITLES, TOO_SHORT, shown
+
+DIGITS = {"pesq_wb": 2, "estoi": 3, "si_sdr": 2}
+
+
+def to_markdown(summary: dict[str, Any]) -> str:
+    """All sections that have something to say."""
+    parts = [
+        f"{summary['files']} files, {summary['rows']} rows. Brackets: 95 % intervals, clustered by place and speaker.",
+        primary(summary["primary"]),
+        table("Means", ["files", *TITLES.values()], [(label(e), means_cells(e)) for e in summary["means"]]),
+    ]
+    for other, title in (("none", "Minus `none` of the same weights"), ("noisy", "Minus the noisy input")):
+        chosen = [e for e in summary["differences"] if e["minus"] == other]
+        columns = [*TITLES.values(), f"harmed (over {1:g} dB SI-SDR)", "files, clusters"]
+        parts.append(table(title, columns, [(label(e), difference_cells(e)) for e in chosen]))
+    margins = ", ".join(f"{MARGINS[m]:g} {TITLES[m]}" for m in METRICS)
+    parts.append(f"A difference matters from {margins} on. All but the first contrast are exploratory.\n")
+    for name, title in (("snr_db", "By SNR"), ("seen", "By what training saw"), ("environment", "By environment")):
+        parts.append(stratified(f"{title} ({' / '.join(TITLES.values())})", summary["by"][name]))
+    rows = [(label(e), [f"{e['minus_seconds']:g} s", *intervals(e["metrics"])]) for e in summary["lengths"]]
+    parts.append(table("Length of the clip, same files", ["minus", *TITLES.values()], rows))
+    parts.append(distances(summary["by_distance"]))
+    parts.append(controls(summary["controls"]))
+    parts.append(failures(summary))
+    return "\n".join(part for part in parts if part)
+
+
+def primary(contrasts: Sequence[dict[str, Any]]) -> str:
+    """A line a (system, calls, length); why there is none where there is none."""
+    title = "## Declared contrast: ESTOI, `disjoint` minus `none`, same weights, -5 and 0 dB\n\n"
+    lines = []
+    for e in contrasts:
+        gain = e["over_none"]
+        if not gain["files"]:
+            continue
+        check = f", bootstrap {number_pair(e['bootstrap'], 3)}" if e["bootstrap"] else ""
+        verdict = "" if e["conclusive"] else f": **{TOO_SHORT}**"
+        lines.append(f"- {label(e)}: {with_interval(gain, 3)}, {counts(gain)}{check}{verdict}\n")
+    if not lines:
+        return title + "No files at -5 or 0 dB with both modes.\n"
+    beside = "The null's handicap (`none` minus a baseline trained without reference) needs that baseline's rows."
+    return f"{title}{''.join(lines)}\n{beside}\n"
+
+
+def label(e: dict[str, Any]) -> str:
+    """System, mode, length and calls in a few words."""
+    seconds = f" {e['ref_seconds']:g} s" if e["ref_seconds"] else ""
+    calls = f", {e['nfe']} call{'s' if e['nfe'] > 1 else ''}" if e["nfe"] else ""
+    mode = "" if e["system"] in ("noisy", "enhanced") else f" {e['mode']}"
+    return escaped(f"{e['system']}{mode}{seconds}{calls}")
+
+
+def means_cells(e: dict[str, Any]) -> list[str]:
+    """Files, then each mean; how many files have a number where not all do."""
+    cells = [str(e["n"])]
+    for metric in METRICS:
+        value = e["metrics"][metric]
+        n = f" (n {value['files']})" if value["files"] != e["n"] else ""
+        cells.append(with_interval(value, DIGITS[metric], sign=False) + n)
+    return cells
+
+
+def difference_cells(e: dict[str, Any]) -> list[str]:
+    harm = "" if e["harm_rate"] is None else f"{100 * e['harm_rate']:.0f} %"
+    return [*intervals(e["metrics"]), harm, counts(e["metrics"]["estoi"])]
+
+
+def intervals(metrics: dict[str, dict[str, Any]]) -> list[str]:
+    """Each difference, with the words where it is too short to conclude."""
+    return [
+        with_interval(metrics[m], DIGITS[m]) + ("" if metrics[m]["conclusive"] else f" ({TOO_SHORT})") for m in METRICS
+    ]
+
+
+def with_interval(value: dict[str, Any], digits: int, sign: bool = True) -> str:
+    if value["mean"] is None:
+        return "–"
+    text = f"{value['mean']:{'+' if sign else ''}.{digits}f}"
+    return text if value["low"] is None else f"{text} {number_pair((value['low'], value['high']), digits)}"
+
+
+def number_pair(pair: Sequence[float], digits: int) -> str:
+    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]"
+
+
+def counts(value: dict[str, Any]) -> str:
+    """Files and clusters, and what was held fixed."""
+    fixed = f" ({' and '.join(value['fixed'])} held fixed)" if value["fixed"] else ""
+    if value["files"] == value["environments"] == value["speakers"]:
+        return f"{value['files']} files{fixed}"
+    return f"{value['files']} files, {value['environments']} environments, {value['speakers']} speakers{fixed}"
+
+
+def stratified(title: str, entries: Sequence[dict[str, Any]]) -> str:
+    """Levels down, settings across."""
+    settings = list(dict.fromkeys(label(e) for e in entries))
+    levels = list(dict.fromkeys(e["level"] for e in entries))
+    cells = {(e["level"], label(e)): e for e in entries}
+    rows = []
+    for level in sorted(levels):
+        here = [cells.get((level, setting)) for setting in settings]
+        n = max(e["n"] for e in here if e)
+        row = [str(n)]
+        for e in here:
+            row.append(" / ".join(plain(e["metrics"][m], DIGITS[m]) for m in METRICS) if e else "")
+        rows.append((f"{level:g} dB" if isinstance(level, float) else escaped(str(level)), row))
+    return table(title, ["files", *settings], rows)
+
+
+def plain(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def distances(entries: Sequence[dict[str, Any]]) -> str:
+    """Gain against the spectral distance of clip and noise; ESTOI and SI-SDR."""
+    rows = []
+    for e in entries:
+        for piece in e["bins"] if e["metric"] != "pesq_wb" else []:
+            to = "" if piece["to_db"] is None else f" to {piece['to_db']:g}"
+            calls = f", {e['nfe']} calls" if e["nfe"] > 1 else ""
+            gain = with_interval(piece["gain"], DIGITS[e["metric"]])
+            cells = [TITLES[e["metric"]], gain, str(piece["gain"]["files"]), plain(e["rank_correlation"], 2)]
+            rows.append((escaped(f"{e['system']}{calls}: {piece['from_db']:g}{to} dB"), cells))
+    return table(
+        "Gain over `none` by distance of clip and noise (log-Mel, level removed)",
+        ["metric", "gain", "clips", "rank correlation"],
+        rows,
+    )
+
+
+def controls(found: dict[str, Any]) -> str:
+    """Both negative controls in two lines."""
+    lines = []
+    if clean := found.get("clean_input"):
+        scores = ", ".join(f"{TITLES[m]} {with_interval(clean[m], DIGITS[m], sign=False)}" for m in METRICS)
+        lines.append(f"- clean speech in ({clean['n']} files): {scores} against itself\n")
+    if noise := found.get("noise_alone"):
+        lines.append(f"- noise alone in ({noise['n']} files): {noise['left_db']:+.1f} dB of it are left\n")
+    return "## Negative controls\n\n" + "".join(lines) if lines else ""
+
+
+def failures(summary: dict[str, Any]) -> str:
+    """Named failures and flags, counted."""
+    rows = [
+        (escaped(f"{e['system']} {e['mode']}"), [e["metric"], e["kind"], str(e["rows"])]) for e in summary["failures"]
+    ]
+    flags = ", ".join(f"{name}: {n} rows" for name, n in summary["flags"].items())
+    return table("Without a number", ["metric", "why", "rows"], rows) + (f"\nFlags: {flags}\n" if flags else "")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> str:
+    """A Markdown table with its title, columns padded so that it reads in a terminal; nothing where there is no row."""
+    if not rows:
+        return ""
+    lines = [["", *columns], *([name, *cells] for name, cells in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns) + 1)]
+    text = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    text.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return f"## {title}\n\n" + "\n".join(text) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text from data inside a Markdown cell: no control characters, no HTML, no cell borders."""
+    text = shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return text.replace("|", "\\|").replace("`", "'")
