@@ -37,14 +37,11 @@ class InMemory:
     def __init__(self, rows: list[dict], sound: dict | None = None, shards: list[int] | None = None):
         self.columns = columns(rows)
         self.sound = sound or {}
-        self.shards = np.array(shards or [len(rows)])
+        self.columns.shard = np.repeat(np.arange(len(shards or [0])), shards or [len(rows)])
         self.reads = 0
 
     def index(self, split: str) -> SimpleNamespace:
         return self.columns
-
-    def shard_sizes(self, split: str) -> np.ndarray:
-        return self.shards
 
     def read(self, split: str, row: int, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         self.reads += 1

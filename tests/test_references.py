@@ -99,7 +99,7 @@ def test_laws(pool, data):
             assert place[index.env[other]] != place[index.env[row]] and clip.relation == "other-environment"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(pools(), st.integers(300, 4000))
 def test_disjoint_shortfall_is_the_share_of_crops(pool, crop):
     """The expected share of crops without a `disjoint` clip equals a count over all crop positions."""

@@ -45,11 +45,14 @@ def batches(
         for at in positions(stream, position):
             yield at, stream.batch(*at, rank=rank, ranks=ranks)
     iterator = _worker_iterator(stream, position, workers, rank, ranks, min(timeout_s, POLL_S))
-    while True:
-        at, parts = _receive(iterator, timeout_s)
-        if isinstance(parts, Exception):
-            raise parts
-        yield at, Batch(**{name: part.numpy() if hasattr(part, "numpy") else part for name, part in parts.items()})
+    try:
+        while True:
+            at, parts = _receive(iterator, timeout_s)
+            if isinstance(parts, Exception):
+                raise parts
+            yield at, Batch(**{name: part.numpy() if hasattr(part, "numpy") else part for name, part in parts.items()})
+    finally:  # now, and not when a traceback that holds the iterator happens to be collected
+        iterator._shutdown_workers()
 
 
 def positions(stream: Stream, position: Position) -> Iterator[Position]:
@@ -78,7 +81,7 @@ class _Batches:
 
 def _worker_iterator(
     stream: Stream, position: Position, workers: int, rank: int, ranks: int, poll_s: float
-) -> Iterator[tuple[Position, Any]]:
+) -> Any:
     from torch import Generator
     from torch.utils.data import DataLoader
 

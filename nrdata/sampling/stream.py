@@ -111,7 +111,7 @@ class Stream:
         self.law = parse_law(config.law)
         self.dropout = 0.0 if "none" in self.law.modes else config.ref_dropout
         self.key = key_of(config.seed, dataset.fingerprint, split)
-        self.order = Order(self.key, dataset.shard_sizes(split), config.window)
+        self.order = Order(self.key, np.bincount(self.index.shard), config.window)
         self.pool = Pool(self.index, dataset.sample_rate)
         self._pools: dict[tuple[int, int], Pool] = {}
         self.shortfalls: list[Shortfall] = check_law(self.pool, self.law, config.crop_frames)
