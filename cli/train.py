@@ -13,6 +13,7 @@ _OPTIONS = [
     ("--encoder", str, "Noise encoder: conv or stats."),
     ("--ref-seconds", str, "Length of the clips, or a range such as 0.25:2.0 drawn per batch."),
     ("--ref-dropout", float, "Share of references replaced by the learned null."),
+    ("--on-missing-ref", str, "refuse, or none: items that the law cannot serve train without reference, counted."),
     ("--batch-size", int, "Items a batch."),
     ("--accumulate", int, "Batches a step."),
     ("--crop-frames", int, "STFT frames of a training crop."),

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nrdata.environment import provenance
 
+from nrdata.environment import provenance
 from nrdata.errors import UserError
 from nrmodel import checkpoint
 from nrmodel.network.presets import ModelConfig

@@ -42,6 +42,7 @@ class TrainConfig:
     encoder: str = "conv"  # "conv", "stats"
     ref_seconds: str = "1.0"  # length of the clips, or a range "0.25:2.0" drawn per batch
     ref_dropout: float = 0.15  # share of references replaced by null (0 where ref_mode names none)
+    on_missing_ref: str = "refuse"  # "none": items that the law cannot serve train without reference, counted
     remix: bool = False  # mixtures made anew each epoch, with invented environments
     batch_size: int = 8
     accumulate: int = 1  # batches a step
@@ -65,6 +66,25 @@ class TrainConfig:
     init_from: str | None = None  # weights to start from (a new EMA, step 0)
     encoder_from: str | None = None  # a run whose encoder is taken over
     freeze_encoder: bool = False
+
+    def __post_init__(self) -> None:
+        at_least = {"batch_size": 1, "accumulate": 1, "crop_frames": 2, "max_steps": 1, "warmup_steps": 0,
+                    "checkpoint_every": 1, "validate_every": 1, "loader_workers": 0, "seed": 0}  # fmt: skip
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be a number above 0, not {getattr(self, name)}")
+        for name in ("ref_dropout", "ema_decay", "lambda_ref", "weight_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must lie in 0 to 1, not {getattr(self, name)}")
+        if self.objective not in (None, "score", "denoiser", "data"):
+            raise UserError(f"objective '{self.objective}' is unknown: score, denoiser or data")
+        if self.objective == "denoiser" and self.preset != "base":
+            raise UserError("the compact networks take --objective data or score; denoiser belongs to base")
+        if self.precision not in ("auto", "float32", "bf16"):
+            raise UserError(f"precision '{self.precision}' is unknown: auto, float32 or bf16")
 
 
 class Interrupted(Exception):
@@ -116,8 +136,8 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     settings = model_config(config, dataset.sample_rate)
     with RunFolder(Path(config.out), config, dataset) as folder, _Signals() as signals:
         trainer = Trainer(config, settings, folder, stream, dataset)
-        for warning in stream.warnings:
-            folder.say(warning)
+        for shortfall in stream.shortfalls:
+            folder.say(f"reference missing or uncertain: {shortfall}")
         trainer.run(signals, report)
     return folder.path
 
@@ -125,13 +145,19 @@ def train(config: TrainConfig, report: Any = None) -> Path:
 def stream_config(config: TrainConfig) -> StreamConfig:
     """What the stream is asked for. The crop gives exactly `crop_frames` STFT frames at hop 128."""
     low, _, high = config.ref_seconds.partition(":")
-    named_null = any(part.partition(":")[0] == "none" for part in config.ref_mode.split(","))
+    try:
+        ref_seconds = (float(low), float(high)) if high else float(low)
+    except ValueError:
+        raise UserError(
+            f"--ref-seconds '{config.ref_seconds}' is neither a number nor a range such as 0.25:2.0"
+        ) from None
     return StreamConfig(
         batch_size=config.batch_size,
         crop_frames=(config.crop_frames - 1) * 128,
         law=config.ref_mode,
-        ref_seconds=(float(low), float(high)) if high else float(low),
-        ref_dropout=0.0 if named_null else config.ref_dropout,
+        ref_seconds=ref_seconds,
+        ref_dropout=config.ref_dropout,  # the stream drops none where the law itself names none
+        on_missing_ref=config.on_missing_ref,
         seed=config.seed,
         remix=config.remix,
     )
@@ -215,6 +241,7 @@ class Trainer:
         for part in range(config.accumulate):
             position, batch = next(batches)
             keys += batch.key
+            totals["missing_refs"] = totals.get("missing_refs", 0.0) + batch.missing
             draws = draw(config.seed, self.step * config.accumulate + part, batch, self.settings, self.device)
             value, parts = self.loss(batch, draws)
             (value / config.accumulate).backward()
@@ -294,6 +321,8 @@ class Trainer:
     def _take_over(self, path: str) -> None:
         """Start from another model's weights; conditioning that it lacks starts as the identity."""
         other = load(path)
+        if other.sample_rate != self.settings.sample_rate:
+            raise UserError(f"{path} works at {other.sample_rate} Hz, the data are at {self.settings.sample_rate} Hz")
         own = self.model.state_dict()
         given = other.state_dict()
         for name, tensor in given.items():
@@ -386,10 +415,8 @@ def _device(name: str) -> torch.device:
 
 def _precision(asked: str, device: torch.device, model: Model, settings: ModelConfig) -> str:
     """bf16 autocast where the hardware has it and a short timing agrees, else float32."""
-    if asked in ("float32", "bf16"):
-        return asked
     if asked != "auto":
-        raise UserError(f"precision '{asked}' is unknown: auto, float32 or bf16")
+        return asked
     if device.type == "cuda":
         return "bf16"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

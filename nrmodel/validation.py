@@ -20,20 +20,20 @@ class Validation:
     def __init__(self, dataset: Any, stream: StreamConfig, settings: ModelConfig, seed: int):
         self.dataset, self.settings, self.seed = dataset, settings, seed
         self.split = "valid" if "valid" in dataset.splits else None
-        law = dict(parse_law(stream.law).weights)
-        self.null_weight = law.get("none", 0.0) if len(law) > 1 else float("none" in law)
+        law = dict(parse_law(stream.law).shares)
+        self.null_weight = law.get("none", 0.0)
         self.mode = next((mode for mode in law if mode != "none"), None)
-        self.ref_seconds = stream.ref_seconds if isinstance(stream.ref_seconds, float) else 1.0
+        self.ref_seconds = stream.ref_range[1]
         if self.split is None:
             return
         rows = len(dataset.index(self.split).key)
         self.rows = np.unique(np.linspace(0, rows - 1, min(FILES, rows)).astype(int))
         size = min(8, rows)
-        config = StreamConfig(batch_size=size, crop_frames=stream.crop_frames, law=self.mode or "none", seed=1)
+        config = StreamConfig(size, stream.crop_frames, law=self.mode or "none", on_missing_ref="none", seed=1)
         self.batch = Stream(dataset, self.split, config).batch(0, 0)
 
     def run(self, model: Any) -> dict[str, Any]:
-        """`score` (ESTOI under the training law), `estoi_ref`, `estoi_none`, `estoi_noisy`; losses `right`, `wrong`, `none`."""
+        """`score` (ESTOI under the training law), `estoi_ref`, `estoi_none`, `estoi_noisy`; `loss` by reference."""
         if self.split is None:
             return {"score": None}
         result: dict[str, Any] = {}
@@ -76,17 +76,22 @@ class Validation:
     def line(self, step: int, result: dict[str, Any]) -> str:
         if result["score"] is None:
             return f"step {step}: no split 'valid' in the data, the last weights count"
-        text = f"step {step}: validation ESTOI noisy {result['estoi_noisy']:.3f}, without reference {result['estoi_none']:.3f}"
-        if result["estoi_ref"] is not None:
-            text += f", with ({self.mode}) {result['estoi_ref']:.3f}"
+        told = {"noisy": "estoi_noisy", "without reference": "estoi_none", f"with ({self.mode})": "estoi_ref"}
+        text = f"step {step}: validation ESTOI " + ", ".join(
+            f"{name} {result[entry]:.3f}" for name, entry in told.items() if result[entry] is not None
+        )
         return text + "; loss " + ", ".join(f"{name} {value:.4f}" for name, value in result["loss"].items())
 
 
 def _estoi(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float | None:
-    from nrmodel.evaluation.metrics import estoi
+    """None where the file has no number (too little speech)."""
+    from nrdata.audio import resample
+    from nrmodel.evaluation.metrics import SAMPLE_RATE, MetricFailure, estoi
 
-    value = estoi(clean, estimate, sample_rate)
-    return value if isinstance(value, float) else None
+    try:
+        return estoi(*(resample(x, sample_rate, SAMPLE_RATE) for x in (clean, estimate)))
+    except MetricFailure:
+        return None
 
 
 def _mean(values: list[float | None]) -> float | None:
