@@ -26,7 +26,8 @@ def command(folder, leaks, as_json):
 
     folder = folder or default_folder()
     report = verify(folder)
-    found = find_leaks(folder) if leaks and not report.faults else []
+    found, notes = find_leaks(folder) if leaks and not report.faults else ([], [])
+    report.notes.extend(notes)
     if as_json:
         click.echo(json.dumps({**asdict(report), "leaks": [asdict(leak) for leak in found]}, indent=1))
         return 1 if report.faults or found else 0

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nrdata import files
-from nrdata.manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from nrdata.manifest import Manifest
 
 NAME = "README.md"
 MARK = "<!-- written by nr; remove this line to keep your changes -->"
 
 
-def write_card(folder: Path | str) -> bool:
-    """Write the card of a folder that has a manifest; False where there is a README that is not ours."""
-    path = Path(folder) / NAME
+def write_card(folder: Path, manifest: Manifest) -> bool:
+    """Write the card of a data set; False, and nothing done, where there is a README that is not ours."""
+    path = folder / NAME
     if path.exists() and MARK not in path.read_text(errors="replace"):
         return False
-    files.write_text(path, card(read_manifest(folder)))
+    files.write_text(path, card(manifest))
     return True
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nrdata import files
+from nrdata.card import write_card
 from nrdata.errors import UserError
 from nrdata.shard import IndexRow, index_path, iter_index, load_json
 
@@ -157,9 +158,13 @@ def summarise(
 def write_manifest(
     folder: Path | str, name: str | None = None, licenses: dict[str, str] | None = None, plan_sha256: str = ""
 ) -> Manifest:
-    """Gather the manifest of a folder of shards and write it, last of all; returns it. Errors as `gather`."""
+    """Gather the manifest of a folder of shards, write the data card, and the manifest last of all; returns it.
+
+    Errors as `gather`.
+    """
     folder = Path(folder)
     manifest = gather(folder, name, licenses, plan_sha256)
+    write_card(folder, manifest)
     files.write_text(folder / NAME, json.dumps(asdict(manifest), indent=1, allow_nan=False) + "\n")
     return manifest
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nrdata import files
-from nrdata.card import write_card
 from nrdata.errors import UserError
 from nrdata.manifest import NAME, tars, write_manifest
 from nrdata.shard import build_index, index_path, index_text, write_index
@@ -15,7 +14,7 @@ from nrdata.shard import build_index, index_path, index_text, write_index
 def reindex(path: Path | str) -> Iterator[str]:
     """Index a folder's shards, or one shard; yields a line for each thing done. Raises `ShardFault`, `UserError`.
 
-    A folder without a manifest gets one, and a data card.
+    A folder without a manifest gets one, and a data card (`README.md`).
     """
     path = files.local_path(path)
     if not path.exists():
@@ -35,5 +34,3 @@ def reindex(path: Path | str) -> Iterator[str]:
     if path.is_dir() and not (path / NAME).exists():
         manifest = write_manifest(path)
         yield f"{path / NAME}: written, fingerprint {manifest.fingerprint[:8]}"
-        if write_card(path):
-            yield f"{path / 'README.md'}: written"
