@@ -102,7 +102,7 @@ def _overlaps(x: SplitIndex, y: SplitIndex) -> list[str]:
         spans = [
             (int(index.stretch[row, 0]), int(index.stretch[row, 1]), side, row)
             for side, index in enumerate((x, y))
-            for row in np.flatnonzero(index.recording == index.recording_names.index(recording))
+            for row in np.flatnonzero(index.recording == index.recording_names.index(recording)).tolist()
             if index.stretch[row, 0] >= 0
         ]
         open_spans: list[tuple[int, int, int, int]] = []
@@ -119,8 +119,8 @@ def _overlaps(x: SplitIndex, y: SplitIndex) -> list[str]:
 def _references(dataset: DataSet, split: str) -> Iterator[str]:
     """Samples whose reserved clip overlaps their mixture: as their JSON says, or as the sound says."""
     index = dataset.index(split)
-    for row in np.flatnonzero(index.ref_frames):
-        stretch, told = index.stretch[row], dataset.meta(split, int(row))["meta"].get("ref_stretch", [-1, -1])
+    for row in np.flatnonzero(index.ref_frames).tolist():
+        stretch, told = index.stretch[row], dataset.meta(split, row)["meta"].get("ref_stretch", [-1, -1])
         key = _key(index, row)
         if stretch[0] >= 0 and told[0] >= 0 and told[0] < stretch[1] and stretch[0] < told[1]:
             yield f"{key} (stretch {told})"
