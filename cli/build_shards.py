@@ -86,9 +86,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--per-cell",
     type=click.IntRange(1),
-    default=6,
-    show_default=True,
-    help="Draws per environment and SNR of validation and test.",
+    help="Draws per environment and SNR of validation and test.  [default: 6, 1 for synthetic]",
 )
 @click.option("--unseen", help="Environments kept for test: A,B,... or '' for none.  [default: a fifth, without index]")
 @click.option("--seen-split", is_flag=True, help="A fourth split: training recordings, other time, test speakers.")

@@ -36,6 +36,7 @@ from nrdata.progress import Progress
 from nrdata.shard import ShardFault, ShardWriter, build_index, index_path, read_index, write_index
 
 SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")
+SMALL_BUILD = 512  # samples
 BYTES_PER_FRAME = 4.0  # three sounds of 16 bits and a clip, as FLAC
 SNR_SLACK_DB = 3.0  # the logged SNR counts active speech only
 
@@ -68,7 +69,7 @@ class Summary:
 
 
 def builder(source: str) -> ModuleType:
-    """The module of a source: `plan(options) -> Plan`, and the context `sources(options)` in which rows are rendered."""
+    """The module of a source: `plan(options) -> Plan`, and the context `sources(options)` to render rows in."""
     if source not in SOURCES:
         raise UserError(f"there is no source '{source}': choose one of {', '.join(SOURCES)}", kind="bad_option")
     return import_module(f"nrdata.builders.{source.replace('-', '_')}")
@@ -264,7 +265,7 @@ def _make(todo: list[Shard], options: Options, out: Path, has_ref: bool, workers
     total = sum(len(s.rows) for s in todo)
     results = {}
     with Progress(total, "building samples") as progress:
-        if workers <= 1 or len(todo) <= 1:
+        if workers <= 1 or len(todo) <= 1 or total < SMALL_BUILD:  # starting processes costs seconds
             for shard in todo:
                 results[shard.name] = make_shard(shard, options, out, has_ref)
                 progress.advance(len(shard.rows))
@@ -347,7 +348,7 @@ def _summarise(
 
 
 def _finish(out: Path, plan: Plan, refused: list[Refused]) -> None:
-    """`refused.jsonl` in the order of the plan, then the data card, the manifest last."""
+    """`refused.jsonl` in the order of the plan, then the data card and the manifest."""
     files.write_text(out / "refused.jsonl", "".join(json.dumps(r.record()) + "\n" for r in refused))
     licenses = {name: f"{count} files" for name, count in plan.licenses.items()}
     write_manifest(out, licenses=licenses, plan_sha256=plan.sha256())

@@ -19,6 +19,8 @@ from nrdata.builders.plan import Options, Plan, Refused, Row, keyed_rng, number
 from nrdata.builders.units import SHORTEST_SECONDS, Levels, Unit, audible_start, cut
 from nrdata.errors import UserError
 
+PER_CELL = 6
+
 T = TypeVar("T")
 
 
@@ -166,7 +168,7 @@ def _cells(
     for environment in sorted(places):
         units = _in_turn(places[environment], *key, "units", environment)
         for snr_db in options.snr_test_db:
-            for _ in range(options.per_cell):
+            for _ in range(options.per_cell or PER_CELL):
                 yield next(speech), next(units), snr_db
 
 
