@@ -1,7 +1,8 @@
 """Places from nothing: parametric environments, each with a spectrum, a modulation and events of its own.
 
-A recording of an environment has its own draw of the parameters, so that two recordings of a place are as alike as two cafes
-are, while a later moment of the same recording sounds the same. `recording(name, seconds, rng)` is all that is needed.
+A recording of an environment has its own draw of the parameters, so that two recordings of a place are as alike as
+two cafes are, while a later moment of the same recording sounds the same. `recording(name, seconds, rng)` is all
+that is needed.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def hum(n: int, hz: np.ndarray | float, falloff: float, rng: Rng) -> np.ndarray:
     top = int(min(60, 7000 / np.max(hz)))
     return sum(
         np.sin(2 * np.pi * (k * turn + rng.random())) * rng.uniform(0.5, 1.2) / k**falloff for k in range(1, top + 1)
-    )  # type: ignore[return-value]
+    )
 
 
 def fan(n: int, rng: Rng) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Source `synthetic`: no download, seconds long. Talkers of `voices` in the places of `scenes`, for tests and the demo.
+"""Source `synthetic`: no download, seconds long. Talkers of `voices` in the places of `scenes`, for tests and the
+demo.
 
-A file is a pure function of its name and the seed: `t03/02` is the third utterance of the fourth talker, `rain/1` the second
-recording of rain. Two environments are in the test split only.
+A file is a pure function of its name and the seed: `t03/02` is the third utterance of the fourth talker, `rain/1`
+the second recording of rain. Two environments are in the test split only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A talker from nothing: speech-like sound by source and filter, for tests and the demo.
 
-Words are made of consonants and vowels drawn at random; phrases have a falling pitch, accents and pauses. The voiced sound is
-a sum of harmonics whose complex amplitudes follow the glottal source and the vocal tract's resonances (formants move between
-their targets); breath, fricatives and the bursts of plosives are noise shaped in time and frequency. Formant targets after
-Peterson and Barney (1952). It says nothing, but it has what enhancement works on: harmonics, onsets, formants, pauses.
+Words are made of consonants and vowels drawn at random; phrases have a falling pitch, accents and pauses. The voiced
+sound is a sum of harmonics whose complex amplitudes follow the glottal source and the vocal tract's resonances
+(formants move between their targets); breath, fricatives and the bursts of plosives are noise shaped in time and
+frequency. Formant targets after Peterson and Barney (1952). It says nothing, but it has what enhancement works on:
+harmonics, onsets, formants, pauses.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ SONORANTS = {
 }  # fmt: skip
 # Fricatives: middle and width of the noise in Hz, its level, the level of the voice under it.
 FRICATIVES = {
-    "s": (6000, 1500, 0.5, 0.0), "S": (3600, 1300, 0.5, 0.0), "f": (4500, 4000, 0.12, 0.0), "T": (5500, 3500, 0.10, 0.0),
-    "z": (6000, 1500, 0.25, 0.35), "v": (4500, 4000, 0.06, 0.4), "h": (0, 0, 0.0, 0.0),
+    "s": (6000, 1500, 0.5, 0.0), "S": (3600, 1300, 0.5, 0.0), "f": (4500, 4000, 0.12, 0.0),
+    "T": (5500, 3500, 0.10, 0.0), "z": (6000, 1500, 0.25, 0.35), "v": (4500, 4000, 0.06, 0.4), "h": (0, 0, 0.0, 0.0),
 }  # fmt: skip
 # Plosives: middle and width of the burst, second resonance of the place it is made at, voiced or not.
 PLOSIVES = {
@@ -182,8 +183,8 @@ def _tract(hz: np.ndarray, formants: np.ndarray) -> np.ndarray:
     for i, middle in enumerate([formants[:, 0:1], formants[:, 1:2], formants[:, 2:3], *upper]):
         width = 60.0 + 0.02 * middle + 25.0 * i
         response *= middle**2 / (middle**2 - hz**2 + 1j * hz * width)
-    for middle in np.arange(8500.0, 14000.0, 1000.0):
-        response /= 1 - np.minimum(hz / (middle * scale), 0.95) ** 2
+    for beyond in range(8500, 14000, 1000):
+        response /= 1 - np.minimum(hz / (beyond * scale), 0.95) ** 2
     return response
 
 
@@ -212,7 +213,7 @@ def _harmonics(pitch: np.ndarray, formants: np.ndarray, level: np.ndarray, talke
 
 
 def _noises(formants: np.ndarray, breath: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Breath (through the tract) and frication (a band of its own): noise shaped frame by frame, overlapping by half."""
+    """Breath (through the tract) and frication (a band of its own): noise shaped frame by frame, half overlapping."""
     size = 2 * HOP
     hz = np.broadcast_to(np.fft.rfftfreq(size, 1 / RATE), (len(breath), size // 2 + 1))
     shape = breath[:, None] * np.abs(_tract(hz, formants)) * (hz / (hz + 400.0)) * 0.25
