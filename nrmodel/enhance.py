@@ -33,6 +33,7 @@ BLOCK_SECONDS = 60.0  # long sound is read, and its level measured, in pieces of
 MIN_REF_SECONDS = 0.25  # a shorter reference counts as missing
 MAX_REF_SECONDS = 30.0  # of a longer one the beginning is used
 SILENT_DBFS = -90.0
+OPPOSITE = -0.5  # a channel whose correlation with the first one is under this has its phase turned
 NOISE_CHUNK = 64  # frames that share one key of the noise generator
 Noise = Callable[[Sequence[int]], torch.Tensor]
 
@@ -130,7 +131,8 @@ def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measu
     half of the levels of its blocks. Raises `UserError` (not_finite) with number and position, or (empty)."""
     frames, peak, bad, first_bad = 0, 0.0, 0, 0
     levels: list[np.ndarray] = []
-    alike: np.ndarray = np.zeros(1)
+    products: np.ndarray = np.zeros(1)  # of each channel with the first one
+    powers: np.ndarray = np.zeros(1)
     for block in blocks:
         finite = np.isfinite(block)
         if not finite.all():
@@ -141,14 +143,17 @@ def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measu
             upright = audio.resample(block, sample_rate, model.sample_rate)
             waves = torch.from_numpy(np.ascontiguousarray(upright.T)).to(model.device)
             levels.append(model.level(waves).double().cpu().numpy() if len(upright) else np.zeros(block.shape[1]))
-            alike = alike + block[:, 0].astype(np.float64) @ block
+            wide = block.astype(np.float64)
+            products = products + wide[:, 0] @ wide
+            powers = powers + (wide**2).sum(axis=0)
         frames += len(block)
     if bad:
         raise UserError(f"{bad} non-finite samples, first at {first_bad / sample_rate:.2f} s", kind="not_finite")
     if frames == 0:
         raise UserError("holds no samples", kind="empty")
     loudest = np.sort(np.array(levels), axis=0)[len(levels) // 2 :]
-    return Measured(frames, peak, np.sqrt((loudest**2).mean(axis=0)) * np.where(alike < 0, -1.0, 1.0))
+    opposite = products < OPPOSITE * np.sqrt(powers * powers[0])
+    return Measured(frames, peak, np.sqrt((loudest**2).mean(axis=0)) * np.where(opposite, -1.0, 1.0))
 
 
 def enhance_blocks(

@@ -44,13 +44,14 @@ def enhance_files(
     Raises `UserError` before any work where an output exists that the same command did not make (unless `force`).
     """
     settings = [_settings(model, job, nfe, seed) for job in jobs]
-    kept = [not force and _is_done(job, wanted) for job, wanted in zip(jobs, settings, strict=True)]
+    made = [None if force else _made(job, wanted) for job, wanted in zip(jobs, settings, strict=True)]
     references = _References(model)
-    for job, wanted, done in zip(jobs, settings, kept, strict=True):
+    for job, wanted, row in zip(jobs, settings, made, strict=True):
         outcome = Outcome(job)
         try:
-            if done:
-                outcome.status = "kept"
+            if row is not None:
+                outcome.status = "partial" if row["partial"] else "kept"
+                outcome.notes = ["was cut short: the output of its readable part is kept"] if row["partial"] else []
             else:
                 _enhance_file(model, job, wanted, nfe, seed, references, outcome, progress)
         except UserError as e:
@@ -136,7 +137,7 @@ class _Source:
                 raise
             if frames is None:
                 self.outcome.status = "partial"
-                self.outcome.notes.append(str(e))
+                self.outcome.notes.append(f"{e} (the first {done / self.rate:.2f} s)")
 
 
 class _References:
@@ -269,30 +270,31 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _is_done(job: Job, settings: dict[str, Any]) -> bool:
-    if not job.out.exists():
-        if job.residual and job.residual_out.exists() and _logged(job) != settings:
-            raise UserError(f"{job.residual_out} exists: --force overwrites it", kind="exists")
-        return False
-    if _logged(job) != settings or not all(path.exists() for path in job.outputs):
-        raise UserError(f"{job.out} exists and was not made by this command: --force overwrites it", kind="exists")
-    return True
+def _made(job: Job, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The log's row of a finished output of these settings; None where work is to be done. The output itself is renamed
+    last, so a row without it, or with the residual alone, is an interrupted job of this command."""
+    row = _logged(job)
+    same = row is not None and row["settings"] == settings
+    there = [path for path in job.outputs if path.exists()]
+    if there and (not same or (job.out in there and len(there) < len(job.outputs))):
+        raise UserError(f"{there[0]} exists and was not made by this command: --force overwrites it", kind="exists")
+    return row if job.out in there else None
 
 
 def _logged(job: Job) -> dict[str, Any] | None:
     log = job.out.parent / LOG
-    found = None
+    rows = []
     if log.is_file():
-        for line in log.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.endswith("}") and (row := json.loads(line))["out"] == job.out.name:
-                found = row["settings"]
-    return found
+        lines = log.read_text(encoding="ascii", errors="replace").splitlines()
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+    return next((row for row in reversed(rows) if row["out"] == job.out.name), None)
 
 
 def _log(job: Job, settings: dict[str, Any], outcome: Outcome) -> None:
     row = {
         "out": job.out.name,
         "noisy": job.noisy.name,
+        "partial": outcome.status == "partial",
         "reference": outcome.reference,
         "gain": outcome.gain,
         "settings": settings,

@@ -1,0 +1,256 @@
+"""Arrays and streams: any rate, length, level and channel count; windows that equal the whole; what a clip is worth."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from helpers import noise, speech
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stand_ins import Local, tiny_model
+
+from nrdata import audio
+from nrdata.errors import UserError
+from nrmodel import enhance
+from nrmodel.enhance import ReferenceWarning, enhance_array, enhance_blocks, frame_noise, measure
+
+REAL = tiny_model()
+
+
+def mixture(seconds: float, seed: int = 0, rate: int = 16000) -> np.ndarray:
+    return speech(seconds, seed, rate) + noise(seconds, 1, seed, rate)
+
+
+def error_db(x: np.ndarray, y: np.ndarray) -> float:
+    return 10 * np.log10(np.mean((x - y) ** 2) / np.mean(x**2) + 1e-20)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100])
+@pytest.mark.parametrize("shape", [(1,), (1, 2), (255,), (256, 1), (257, 3), (512,), (4100, 8)])
+def test_shape_is_kept_at_any_rate_length_and_channel_count(rate, shape):
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    y = enhance_array(REAL, x, rate)
+    assert y.shape == shape
+    assert y.dtype == np.float32
+    assert np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 48000])
+def test_what_the_model_passes_comes_back_at_its_own_rate_and_time(rate):
+    x = audio.resample(mixture(3.0), 16000, rate)
+    y = enhance_array(Local(), x, rate)
+    inside = slice(rate // 10, -rate // 10)
+    assert error_db(x[inside], y[inside]) < -45
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 40 * 16000), st.integers(1, 3))
+def test_windows_of_any_length_equal_the_whole(frames, channels):
+    x = np.random.default_rng(frames).standard_normal((frames, channels)).astype(np.float32)
+    taps = (0.5, 0.3, -0.2)
+    expected = sum(tap * np.pad(x, ((d, 0), (0, 0)))[: len(x)] for d, tap in enumerate(taps))
+    model = Local(taps=taps)
+    assert np.abs(enhance_array(model, x, 16000) - expected).max() < 1e-5
+    assert max(w.shape[1] for w in model.windows) <= 10 * 16000
+
+
+def test_windows_share_the_samplers_noise_where_they_overlap(monkeypatch):
+    x = mixture(30.0)
+    windowed = enhance_array(Local(noise_gain=0.1), x, 16000)
+    monkeypatch.setattr(enhance, "WHOLE_SECONDS", 60.0)
+    whole = enhance_array(Local(noise_gain=0.1), x, 16000)
+    assert np.abs(whole - x).max() > 0.01
+    assert np.abs(windowed - whole).max() < 1e-5
+
+
+def test_noise_belongs_to_seed_call_and_absolute_frame():
+    shape = (3, 1, 256, 200)
+    source = frame_noise(7, 0)
+    first, second = source(shape), source(shape)
+    assert torch.equal(frame_noise(7, 50)((3, 1, 256, 100)), first[..., 50:150])
+    assert not torch.equal(first, second)
+    assert not torch.equal(frame_noise(8, 0)(shape), first)
+    assert torch.equal(first[0], first[2])
+    assert first.abs().square().mean().item() == pytest.approx(1.0, abs=0.02)
+    assert first.real.square().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_seed_decides_the_result_and_nothing_else_does():
+    x = mixture(1.0)
+    a = enhance_array(REAL, x, 16000, seed=1)
+    np.random.seed(3)  # noqa: NPY002 (the global state must not matter)
+    torch.manual_seed(4)
+    assert np.array_equal(a, enhance_array(REAL, x, 16000, seed=1))
+    assert not np.array_equal(a, enhance_array(REAL, x, 16000, seed=2))
+
+
+def test_level_of_the_input_is_kept_and_does_not_matter():
+    x = mixture(0.5)
+    loud, quiet = enhance_array(REAL, x, 16000), enhance_array(REAL, np.float32(0.003) * x, 16000)
+    assert error_db(loud, quiet / np.float32(0.003)) < -60
+
+
+def test_one_loud_instant_does_not_move_the_rest():
+    x = mixture(4.0) * np.float32(0.02)
+    clicked = x.copy()
+    clicked[:80] = 1.0
+    measured = [measure(REAL, [signal[:, None]], 16000).levels[0] for signal in (x, clicked)]
+    assert measured[1] == pytest.approx(measured[0], rel=0.02)
+
+
+def test_level_of_a_long_sound_is_that_of_its_pieces():
+    piece = noise(20.0)[:, None]
+    short = measure(REAL, [piece], 16000)
+    long = measure(REAL, [piece] * 12, 16000)
+    pauses = measure(REAL, [piece, 0 * piece] * 6, 16000)
+    assert long.frames == 12 * short.frames
+    assert long.levels[0] == pytest.approx(short.levels[0], rel=1e-6)
+    assert pauses.levels[0] == pytest.approx(short.levels[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 25.0])
+def test_silence_stays_silence(seconds):
+    model = REAL if seconds < 1 else Local(noise_gain=0.1)
+    x = np.zeros((round(seconds * 16000), 2), np.float32)
+    assert not enhance_array(model, x, 16000).any()
+    x[:, 1] = mixture(seconds)
+    y = enhance_array(model, x, 16000)
+    assert not y[:, 0].any()
+    assert np.isfinite(y).all() and y[:, 1].any()
+
+
+def test_channels_are_enhanced_each_as_if_alone():
+    a, b = mixture(0.5, 1), 0.1 * mixture(0.5, 2)
+    both = enhance_array(REAL, np.stack([a, b], axis=1), 16000)
+    assert error_db(enhance_array(REAL, a, 16000), both[:, 0]) < -80
+    assert error_db(enhance_array(REAL, b, 16000), both[:, 1]) < -80
+
+
+def test_opposite_channels_stay_opposite():
+    x = mixture(1.0)
+    y = enhance_array(REAL, np.stack([x, -x], axis=1), 16000)
+    assert y[:, 0].any()
+    assert np.array_equal(y[:, 0], -y[:, 1])
+
+
+def test_memory_is_bounded_by_the_window():
+    model, taken = Local(), 0
+
+    def blocks():
+        nonlocal taken
+        for _ in range(60):
+            taken += 1
+            yield np.ones((16000, 1), np.float32)
+
+    measured = measure(model, (np.ones((16000, 1), np.float32) for _ in range(60)), 16000)
+    next(enhance_blocks(model, blocks(), measured, 16000, None, None, 0))
+    assert taken <= 11
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_non_finite_sound_is_refused_with_number_and_place(bad):
+    x = mixture(3.0)
+    x[[20000, 20001, 30000]] = bad
+    with pytest.raises(UserError, match=r"3 non-finite samples, first at 1\.25 s") as error:
+        enhance_array(REAL, x, 16000)
+    assert error.value.kind == "not_finite"
+
+
+@pytest.mark.parametrize(
+    ("x", "rate", "said"),
+    [
+        (np.zeros(0, np.float32), 16000, "shape"),
+        (np.zeros((2, 3, 4), np.float32), 16000, "shape"),
+        (np.ones(100, np.int16), 16000, "int16"),
+        (np.ones(100, np.float32), 0, "0 Hz"),
+    ],
+)
+def test_what_is_no_sound_is_refused_in_a_sentence(x, rate, said):
+    with pytest.raises(UserError, match=said):
+        enhance_array(REAL, x, rate)
+
+
+def test_a_model_that_breaks_is_not_written_on():
+    model = Local(taps=(float("nan"),))
+    with pytest.raises(UserError, match="non-finite"):
+        enhance_array(model, mixture(0.5), 16000)
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_of_another_rate_and_stereo_is_that_clip():
+    clip = noise(1.0, 2, rate=22050)
+    x = mixture(1.0)
+    direct = enhance_array(REAL, x, 16000, audio.resample(clip, 22050, 16000), 16000)
+    stereo = enhance_array(REAL, x, 16000, np.stack([clip, clip], axis=1), 22050)
+    assert not np.array_equal(direct, enhance_array(REAL, x, 16000))
+    assert np.abs(direct - stereo).max() < 1e-3
+
+
+def test_opposite_channels_of_a_clip_are_not_silence():
+    clip, x = noise(1.0, 2), mixture(1.0)
+    with pytest.warns(audio.ChannelsCancel):
+        opposite = enhance_array(REAL, x, 16000, np.stack([clip, -clip], axis=1))
+    assert np.array_equal(opposite, enhance_array(REAL, x, 16000, clip))
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [(noise(1.0)[:3900], "very short"), (noise(1.0)[:1], "very short"), (np.zeros(16000, np.float32), "silent")],
+)
+def test_a_clip_that_cannot_serve_counts_as_missing(clip, said):
+    x = mixture(1.0)
+    with pytest.warns(ReferenceWarning, match=said):
+        y = enhance_array(REAL, x, 16000, clip)
+    assert np.array_equal(y, enhance_array(REAL, x, 16000))
+
+
+def test_a_clip_of_a_quarter_of_a_second_serves():
+    x = mixture(1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        y = enhance_array(REAL, x, 16000, noise(0.25))
+    assert not np.array_equal(y, enhance_array(REAL, x, 16000))
+
+
+def test_doubtful_clips_are_used_with_a_warning():
+    x = mixture(1.0)
+    for clip, said in ((np.clip(20 * noise(1.0), -1, 1), "clipped"), (speech(1.5), "holds speech")):
+        with pytest.warns(ReferenceWarning, match=said):
+            y = enhance_array(REAL, x, 16000, clip)
+        assert not np.array_equal(y, enhance_array(REAL, x, 16000))
+
+
+def test_a_model_without_reference_says_so():
+    model, x = tiny_model("none"), mixture(1.0)
+    with pytest.warns(ReferenceWarning, match="trained without"):
+        y = enhance_array(model, x, 16000, noise(1.0))
+    assert np.array_equal(y, enhance_array(model, x, 16000))
+
+
+def test_of_a_long_clip_the_beginning_is_used():
+    model, clip = Local(), noise(40.0)
+    clip[30 * 16000 :] *= 100
+    enhance_array(model, mixture(1.0), 16000, clip)
+    assert model.conditions[0].item() == pytest.approx(0.1, rel=0.02)
+
+
+@given(st.floats(0.01, 1.0), st.floats(1.5, 20.0))
+@settings(max_examples=20, deadline=None)
+def test_clipping_is_flat_tops_at_full_scale(gain, drive):
+    x = noise(0.5, 2) / np.abs(noise(0.5, 2)).max()
+    assert not enhance.is_clipped(np.float32(gain) * x)
+    assert enhance.is_clipped(np.clip(np.float32(drive) * x, -1, 1))
+
+
+@given(st.floats(-2.0, 2.0).filter(lambda g: abs(g) > 0.01))
+@settings(max_examples=20, deadline=None)
+def test_the_same_sound_is_known_at_any_gain(gain):
+    x = mixture(1.0)
+    assert enhance.same_sound(np.float32(gain) * x, x)
+    assert not enhance.same_sound(np.float32(gain) * x, mixture(1.0, seed=9))
+    assert not enhance.same_sound(np.float32(gain) * x[:8000], x)
