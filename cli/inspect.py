@@ -9,7 +9,10 @@ import click
 
 @click.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--plot", "picture", metavar="FILE.png", help="Draw SNR histogram and mean spectra into a picture.")
+@click.option(
+    "--plot", "picture", is_flag=False, flag_value="inspect.png", metavar="[FILE.png]",
+    help="Draw SNR histogram and mean spectra; default: inspect.png.",
+)  # fmt: skip
 @click.option("--logged", is_flag=True, help="Compare logged with measured SNRs (reads every sample's JSON).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
 def command(folder, picture, logged, as_json):
@@ -24,6 +27,8 @@ def command(folder, picture, logged, as_json):
     from nrdata import inspect
     from nrdata.dataset import default_folder
 
+    if folder is None and picture and Path(picture).is_dir():  # nr inspect --plot FOLDER
+        folder, picture = Path(picture), "inspect.png"
     folder = folder or default_folder()
     found = inspect.contents(folder)
     count, deviations = inspect.logged_deviations(folder) if logged else (0, [])

@@ -87,3 +87,8 @@ def make_dataset(
                     writer.write(f"{split}-{i + 1:07d}", mixture, fields)
     write_manifest(folder, name=folder.name)
     return folder
+
+
+def names(folder: Path | str) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in Path(folder).iterdir())
