@@ -16,7 +16,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,7 @@ def model_systems(
     rate = getattr(getattr(files, "dataset", None), "sample_rate", SAMPLE_RATE)
     if rate != model.sample_rate:
         raise UserError(f"the model works at {model.sample_rate} Hz, the data has {rate} Hz", "wrong_rate")
-    if not model.conditioned:
+    if model.null(1) is None:  # trained without references
         modes = ("none",)
     budgets = tuple(dict.fromkeys(model.nfe if n is None else n for n in nfe))
 
@@ -288,8 +288,8 @@ def model_systems(
 
     name = f"nr:{model.digest[:8]}"
     whole = System(name, on("noisy"), tuple(modes), tuple(ref_seconds), budgets, tuple(seeds), None, sampler_name)
-    control = {"budgets": budgets[:1], "seeds": tuple(seeds)[:1], "rows": CONTROL_FILES, "sampler": sampler_name}
-    return [whole, System("clean", on("clean"), **control), System("noise", on("noise"), **control)]
+    control = replace(whole, modes=("none",), budgets=budgets[:1], seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
+    return [whole, *(replace(control, name=n, enhance=on(n)) for n in tables.CONTROLS)]
 
 
 def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -> System:

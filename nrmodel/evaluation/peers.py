@@ -95,7 +95,7 @@ def noisereduce(noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
 
 
 def rnnoise(library: ctypes.CDLL, noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
-    """RNNoise (Valin 2018) through its C interface: frames of 480 samples at 48 kHz, in the range of 16-bit integers."""
+    """RNNoise (Valin 2018) through its C interface: 480 samples at 48 kHz a frame, in the range of 16-bit integers."""
     state = ctypes.c_void_p(library.rnnoise_create(None))
     x = np.pad(noisy, (0, -len(noisy) % 480)).astype(np.float32) * 32768
     y = np.empty_like(x)

@@ -14,7 +14,6 @@ Every draw is keyed by (seed, key, rung): a file's clip does not depend on the f
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from nrdata.errors import UserError
+from nrdata.sampling.keyed import CLIP, generator, key_of
+from nrdata.sampling.references import evaluation_reference
 
 LAWS = ("mismatch", "env", "disjoint", "oracle")
 MADE = ("none", "zeros", "white", "spectrum")
@@ -80,8 +81,6 @@ def parse_rung(mode: str) -> Rung:
 def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float, seed: int) -> Reference | None:
     """The clip of one file under a mode; None where the data cannot serve it (no reserve, no other utterance of the
     speaker). A clip shorter than asked keeps its length: `span` says so."""
-    from nrdata.sampling.references import evaluation_reference
-
     rung = parse_rung(mode)
     if rung.base == "none":
         return Reference(None)
@@ -93,10 +92,10 @@ def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float,
         sound = np.zeros(frames, np.float32) if rung.base == "zeros" else white_noise(frames, rng)
         described = Reference(sound, "made", rung.base)
     else:
-        clip = evaluation_reference(dataset, split, row, rung.law, ref_seconds, seed)
-        if clip is None:
+        drawn = evaluation_reference(dataset, split, row, rung.law, ref_seconds, seed)
+        if drawn is None:
             return None
-        sound = dataset.read(split, clip.row, clip.field, clip.start, clip.stop)
+        sound, clip = drawn
         source = f"{bytes(index.key[clip.row]).decode()}.{clip.field}"
         relation = clip.relation
         if rung.base == "spectrum":
@@ -118,7 +117,7 @@ def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float,
 
 def keyed_rng(seed: int, key: str, purpose: str) -> np.random.Generator:
     """A generator that belongs to one file and one purpose."""
-    return np.random.default_rng(list(hashlib.sha256(f"{seed}/{key}/{purpose}".encode()).digest()))
+    return generator(key_of("rung", seed, key, purpose), CLIP)
 
 
 def white_noise(frames: int, rng: np.random.Generator, rms: float = 0.05) -> np.ndarray:

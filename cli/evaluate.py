@@ -1,0 +1,110 @@
+"""`nr evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+
+
+def numbers(kind, value: str, option: str) -> list:
+    """A comma-separated list of numbers."""
+    try:
+        found = [kind(part) for part in value.split(",")]
+    except ValueError as e:
+        raise click.BadParameter(f"{value!r} is no list of numbers such as 1,2", param_hint=option) from e
+    return list(dict.fromkeys(found))
+
+
+@click.command()
+@click.option("--checkpoint", type=FOLDER, help="Run folder or .safetensors. Default: the shipped model, or the only run.")
+@click.option("--shards", type=FOLDER, multiple=True, help="Data set; several: one data set. Default: the only one.")
+@click.option("--split", default="test", show_default=True, help="Split of the data set.")
+@click.option(
+    "--modes",
+    default="none,oracle,disjoint,env,mismatch",
+    show_default=True,
+    help="References: these, zeros, white, spectrum, leak:DB; +eq or +mp3 behind one that has sound.",
+)
+@click.option("--ref-seconds", default="1.0", show_default=True, help="Lengths of the clips.")
+@click.option("--nfe", help="Numbers of network calls. Default: the model's own.")
+@click.option("--seeds", default="0", show_default=True, help="Seeds of clips and sampler noise.")
+@click.option("--peer", "peers", help="Other enhancers on the same files, or all (extra: peers).")
+@click.option("--limit", type=click.IntRange(1), help="That many files, drawn evenly from the split.")
+@click.option("--out", type=FOLDER, help="Folder of rows and tables. Default: out/evaluate-<system>-<data>.")
+@click.option("--clean", type=FOLDER, help="Plain folders instead of shards: the clean files,")
+@click.option("--noisy", type=FOLDER, help="the noisy ones of the same names,")
+@click.option("--ref", type=FOLDER, help="a noise clip for each,")
+@click.option("--enhanced", type=FOLDER, help="and estimates made elsewhere (by key, with --shards).")
+@click.option("--workers", type=click.IntRange(1), help="Processes that score. Default: half of the cores.")
+@click.option("--force", is_flag=True, help="Start anew where --out holds another evaluation.")
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of the table.")
+def command(  # noqa: PLR0913
+    checkpoint, shards, split, modes, ref_seconds, nfe, seeds, peers, limit, out, clean, noisy, ref, enhanced, workers,
+    force, as_json,
+):  # fmt: skip
+    """Score a model, peers or finished files: PESQ-WB, ESTOI and SI-SDR by reference mode, with clustered intervals.
+
+    The same command goes on with an unfinished evaluation.
+
+    Example: nr evaluate --checkpoint runs/env --shards shards/real --modes none,disjoint,mismatch --out results/env
+    """
+    if (clean is None) != (noisy is None):
+        raise click.UsageError("--clean and --noisy belong together")
+    if clean is not None and shards:
+        raise click.UsageError("--shards or --clean and --noisy, not both")
+    if ref is not None and clean is None:
+        raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
+    from cli.main import printable
+    from nrmodel.evaluation.evaluate import evaluate
+    from nrmodel.evaluation.folders import RATE_RULE
+
+    dataset, data = None, "folders"
+    if clean is None:
+        import nrdata
+        from nrdata.dataset import default_folder
+
+        dataset = nrdata.open(*(shards or [default_folder()]))
+        data = f"{dataset.name}-{split}"
+        click.echo(f"data: {printable(dataset.name)}, split {printable(split)} ({dataset.fingerprint[:8]})", err=True)
+    else:
+        click.echo(f"data: {RATE_RULE}", err=True)
+    model, system = None, "enhanced" if enhanced else "peers"
+    if checkpoint is not None or not (peers or enhanced):
+        import nrmodel
+        from nrmodel.defaults import default_checkpoint
+
+        path, taken = default_checkpoint() if checkpoint is None else (checkpoint, str(checkpoint))
+        model = nrmodel.load(path)
+        system = model.digest[:8]
+        click.echo(f"model: {printable(taken)} ({system})", err=True)
+        if model.null(1) is None and modes != "none":
+            click.echo("model: trained without references, so evaluated with none", err=True)
+    out = out or Path("out") / f"evaluate-{system}-{data}"
+    click.echo(f"out: {printable(str(out))}", err=True)
+    summary = evaluate(
+        model,
+        dataset,
+        split,
+        out=out,
+        modes=list(dict.fromkeys(modes.split(","))),
+        ref_seconds=numbers(float, ref_seconds, "--ref-seconds"),
+        nfe=numbers(int, nfe, "--nfe") if nfe else [None],
+        seeds=numbers(int, seeds, "--seeds"),
+        peers=peers.split(",") if peers else [],
+        clean=clean,
+        noisy=noisy,
+        ref=ref,
+        enhanced=enhanced,
+        limit=limit,
+        workers=workers,
+        force=force,
+    )
+    click.echo(json.dumps(summary, indent=1) if as_json else (out / "table.md").read_text(encoding="utf-8"), nl=False)
+    late = sum(f["rows"] for f in summary["failures"] if f["metric"] == "si_sdr" and f["kind"] in ("misaligned", "swapped"))
+    if late:
+        click.echo(f"nr: {late} rows are misaligned or swapped and have no score: see delay_ms in rows.jsonl", err=True)
+    return 1 if late and enhanced else 0
