@@ -135,9 +135,9 @@ def workshop(n: int, rng: Rng) -> np.ndarray:
 
 
 def siren(n: int, rng: Rng) -> np.ndarray:
-    t = np.arange(n) / RATE
-    sweep = 0.5 - 0.5 * np.cos(2 * np.pi * (t / rng.uniform(0.4, 2.0) + rng.random()))
-    tone = hum(n, rng.uniform(500, 700) + rng.uniform(500, 900) * sweep, 1.3, rng)
+    turn = np.cumsum(slow(n, 1.0, 0.3, rng)) * rng.uniform(0.5, 2.0) / RATE  # never twice the same sweep
+    sweep = 0.5 - 0.5 * np.cos(2 * np.pi * (turn + rng.random()))
+    tone = hum(n, rng.uniform(500, 700) * slow(n, 0.7, 0.04, rng) + rng.uniform(500, 900) * sweep, 1.3, rng)
     return tone * slow(n, 0.3, 0.2, rng) + 0.4 * shaped(n, [(40, 0), (200, -4), (1000, -16), (8000, -36)], rng)
 
 
