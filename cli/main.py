@@ -27,6 +27,14 @@ COMMANDS = {
 }
 
 
+class Interrupted(BaseException):
+    """Ctrl-C."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised so that every `finally` and context manager runs."""
+
+
 class Commands(click.Group):
     """Imports a command's module on first use, so that `nr --help` stays fast."""
 
@@ -37,6 +45,12 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(COMMANDS[name][0]).command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would print an empty line and make it an Abort
+            raise Interrupted from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -58,10 +72,6 @@ def _version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def cli() -> None:
     """Noise references for diffusion speech enhancement: build data, train, find out, enhance."""
-
-
-class Terminated(BaseException):
-    """SIGTERM, raised so that every `finally` and context manager runs."""
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:
@@ -95,7 +105,7 @@ def _mapped(argv: list[str]) -> int:
         return e.exit_code
     except click.ClickException as e:
         return _say(2, e.format_message())
-    except (KeyboardInterrupt, click.Abort):
+    except (Interrupted, KeyboardInterrupt, click.Abort):
         return _say(130, "interrupted")
     except Terminated:
         return _say(143, "terminated")

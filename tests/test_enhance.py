@@ -81,7 +81,7 @@ def test_noise_belongs_to_seed_call_and_absolute_frame():
 def test_seed_decides_the_result_and_nothing_else_does():
     x = mixture(1.0)
     a = enhance_array(REAL, x, 16000, seed=1)
-    np.random.seed(3)  # noqa: NPY002 (the global state must not matter)
+    np.random.seed(3)  # the global state must not matter
     torch.manual_seed(4)
     assert np.array_equal(a, enhance_array(REAL, x, 16000, seed=1))
     assert not np.array_equal(a, enhance_array(REAL, x, 16000, seed=2))
