@@ -52,9 +52,6 @@ class OUVE:
         """g(t), `(B,)`."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t * math.sqrt(2 * self._log_ratio)
 
-    def start(self, y: Tensor, z: Tensor) -> Tensor:
-        """The sampler's start: x_T = y + sigma(T) z (the process's own mean still holds e^(-theta T) of x0)."""
-        return y + float(self.std(torch.tensor(self.T, dtype=torch.float64))) * z
 
 
 @dataclass(frozen=True)
@@ -93,3 +90,8 @@ class SBVE:
 
     def diffusion(self, t: Tensor) -> Tensor:
         return math.sqrt(self.c) * self.k**t
+
+
+def start(process: OUVE | SBVE, y: Tensor, z: Tensor) -> Tensor:
+    """The sampler's start: x_T = y + sigma(T) z (the kernel's own mean at T still holds some x0)."""
+    return y + float(process.std(torch.tensor(process.T, dtype=torch.float64))) * z

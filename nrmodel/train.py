@@ -25,6 +25,7 @@ from nrdata.sampling.stream import Batch, Stream, StreamConfig
 from nrmodel import checkpoint, objective
 from nrmodel.model import Model, load, pad_frames
 from nrmodel.network.presets import ModelConfig, preset
+from nrmodel.process import start
 from nrmodel.run_folder import RunFolder
 from nrmodel.validation import Validation
 
@@ -236,29 +237,33 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        totals: dict[str, float] = {}
+        totals: dict[str, Tensor] = {}
         keys: list[str] = []
+        missing = 0
         for part in range(config.accumulate):
             position, batch = next(batches)
             keys += batch.key
-            totals["missing_refs"] = totals.get("missing_refs", 0.0) + batch.missing
+            missing += batch.missing
             draws = draw(config.seed, self.step * config.accumulate + part, batch, self.settings, self.device)
             value, parts = self.loss(batch, draws)
             (value / config.accumulate).backward()
             for name, number in {"loss": value, **parts}.items():
-                totals[name] = totals.get(name, 0.0) + float(number.detach()) / config.accumulate
+                totals[name] = totals.get(name, 0.0) + number.detach() / config.accumulate
         self.position = self.stream.next(*position)
         trained = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        # One transfer a step: on a GPU each is a wait.
+        numbers = torch.stack([*totals.values(), norm]).tolist()
+        told = dict(zip([*totals, "grad_norm"], numbers, strict=True)) | {"missing_refs": float(missing)}
         self.step += 1
-        if not (math.isfinite(totals["loss"]) and bool(torch.isfinite(norm))):
+        if not (math.isfinite(told["loss"]) and math.isfinite(told["grad_norm"])):
             self._skip(keys)
             return None, keys
         self.bad_in_a_row = 0
         torch.nn.utils.clip_grads_with_norm_(trained, config.clip_norm, norm)
         self.optimizer.step()
         self._update_ema()
-        return {**totals, "grad_norm": float(norm)}, keys
+        return told, keys
 
     def _skip(self, keys: list[str]) -> None:
         """A non-finite batch leaves weights, optimiser and EMA untouched and is named; ten in a row end the run."""
@@ -280,7 +285,7 @@ class Trainer:
         self.ema_updates += 1
         decay = min(self.config.ema_decay, (1 + self.ema_updates) / (10 + self.ema_updates))
         with torch.no_grad():
-            mine = [p for p in self.model.parameters() if p.is_floating_point()]
+            mine: list[Tensor] = list(self.model.parameters())
             torch._foreach_lerp_(list(self.ema.parameters()), mine, 1 - decay)
 
     # States -----------------------------------------------------------------------------------------------------
@@ -373,7 +378,7 @@ def batch_loss(
     noisy, clean = (torch.from_numpy(a).to(device) for a in (batch.noisy, batch.clean))
     samples = torch.from_numpy(batch.frames).to(device)
     level = model.level(noisy, samples).clamp(min=1e-5)[:, None]
-    multiple = model.network.frame_multiple
+    multiple = int(model.network.frame_multiple)  # type: ignore[arg-type]
     y, x0 = (pad_frames(settings.spectrogram.forward(w / level), multiple, "zeros") for w in (noisy, clean))
     z, z_own = (pad_frames(draws[name], multiple, "zeros") for name in ("z", "z_own"))
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -388,7 +393,7 @@ def batch_loss(
             with torch.no_grad():
                 T = torch.full_like(t[own], process.T)
                 guess = model.denoised(
-                    process.start(y[own], z_own[own]), y[own], T, None if z_r is None else z_r[own].detach()
+                    start(process, y[own], z_own[own]), y[own], T, None if z_r is None else z_r[own].detach()
                 )
             origin = x0.index_copy(0, own, guess.to(x0.dtype))
         x_t = objective.state(origin, y, t, z, at_start, process)

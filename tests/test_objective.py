@@ -15,6 +15,7 @@ from nrmodel.objective import (
     x0_from_mean,
 )
 from nrmodel.process import OUVE
+from nrmodel.process import start as start_of
 from nrmodel.spectrogram import Spectrogram
 
 PROCESS, SPEC = OUVE(), Spectrogram()
@@ -70,7 +71,7 @@ def test_start_share_takes_the_samplers_own_start():
     assert torch.allclose(t, torch.tensor([0.03, 1.0, 1.0, 0.03 + 0.2 * 0.97]))
     x0, y, z = maps(1, 4), maps(2, 4), maps(3, 4, scale=1.0)
     x_t = state(x0, y, t, z, at_start, PROCESS)
-    assert torch.allclose(x_t[1:3], PROCESS.start(y, z)[1:3], atol=1e-6)
+    assert torch.allclose(x_t[1:3], start_of(PROCESS, y, z)[1:3], atol=1e-6)
     assert torch.allclose(x_t[0], PROCESS.mean(x0, y, t)[0] + PROCESS.std(t)[0] * z[0], atol=1e-6)
 
 
