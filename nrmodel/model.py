@@ -116,11 +116,15 @@ class Model(nn.Module):
 
         y = self.spectrogram.forward(noisy)
         frames = y.shape[-1]
-        y = pad_frames(y, self.network.frame_multiple, self.config.pad)
+        multiple = getattr(self.network, "enhancement_multiple", self.network.frame_multiple)
+        y = pad_frames(y, multiple, self.config.pad)
         if z_r is not None:
             z_r = z_r.expand(len(y), -1)
         _, sample = sampler.for_budget(nfe or self.nfe, self)
-        return self.spectrogram.inverse(sample(self, y, z_r, noise)[..., :frames], noisy.shape[-1])
+        estimate = sample(self, y, z_r, noise)
+        if not isinstance(self.network, NCSNpp):  # as published, NCSN++ keeps the frames that were filled up
+            estimate = estimate[..., :frames]
+        return self.spectrogram.inverse(estimate, noisy.shape[-1])
 
     def enhance(
         self,

@@ -144,6 +144,11 @@ class NCSNpp(nn.Module):
     def frame_multiple(self) -> int:
         return 1 << (len(self.config.ch_mult) - 1)
 
+    @property
+    def enhancement_multiple(self) -> int:
+        """Frames of a file are filled up to this multiple: 64 for every published network, however few its levels."""
+        return max(64, self.frame_multiple)
+
     def forward(self, state: Tensor, cond: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor:
         maps = torch.cat([state.real, state.imag, cond.real, cond.imag], dim=1)
         maps = maps.contiguous(memory_format=torch.channels_last)
@@ -165,7 +170,7 @@ class NCSNpp(nn.Module):
 
         assert output is not None  # the last level has a head
         sigma = t[:, None, None, None]
-        out = self.output(output / sigma if self.config.version == "v1" else output).float()
+        out = self.output(output / sigma if self.config.version == "v1" else output).to(state.real.dtype)
         if self.config.version == "48k":
             out = out / sigma
         return torch.complex(out[:, :1], out[:, 1:])
