@@ -20,7 +20,14 @@ class Groups:
         order = np.argsort(label, kind="stable")
         self.rows = rows[order].astype(np.int32)
         self.labels, self.start = np.unique(label[order], return_index=True)
-        self.stop = np.append(self.start[1:], len(rows))
+        self.stop = np.append(self.start, len(rows))[1:]
+
+    def sizes(self, label: np.ndarray) -> np.ndarray:
+        """How many rows carry each of these labels."""
+        if len(self.labels) == 0:
+            return np.zeros(len(label), np.int64)
+        g = np.minimum(np.searchsorted(self.labels, label), len(self.labels) - 1)
+        return np.where(self.labels[g] == label, (self.stop - self.start)[g], 0)
 
     def span(self, label: int) -> tuple[int, int]:
         """`[start, stop)` of a label's rows; empty where no row carries it."""

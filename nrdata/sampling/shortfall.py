@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nrdata.errors import UserError
-from nrdata.sampling.pool import Pool
+from nrdata.sampling.pool import Groups, Pool
 from nrdata.sampling.references import Law
 
 
@@ -85,38 +85,46 @@ def _disjoint(pool: Pool, crop_frames: int | None) -> tuple[np.ndarray, np.ndarr
 
 
 def _env(pool: Pool, crop_frames: int | None) -> tuple[np.ndarray, np.ndarray]:
-    missing, unknown = np.zeros(len(pool.rows)), np.zeros(len(pool.rows), bool)
-    label = pool.recording_label(pool.rows)
-    for one in np.unique(label):
-        items = pool.rows[label == one]
-        first, last = pool.environments.span(pool.index.env[items[0]])
-        own_first, own_last = pool.recordings.span(one)
-        if last - first > own_last - own_first:
-            continue
-        block = pool.recordings.rows[own_first:own_last]
-        apart, perhaps = _served_inside(pool, items, block)
-        missing[label == one] = ~(apart | perhaps)
-        unknown[label == one] = perhaps & ~apart
+    env = pool.index.env[pool.rows]
+    in_env, in_recording = pool.environments.sizes(env), pool.recordings.sizes(pool.recording_label(pool.rows))
+    missing, unknown = (in_env == 0).astype(float), np.zeros(len(env), bool)
+    alone = np.flatnonzero((in_env == in_recording) & (in_env > 0))  # no other recording of their environment
+    lone = Groups(alone, env[alone])
+    for code, first, last in zip(lone.labels, lone.start, lone.stop, strict=True):
+        at = lone.rows[first:last]
+        block = pool.environments.rows[slice(*pool.environments.span(code))]
+        apart, perhaps = _served_inside(pool, pool.rows[at], block)
+        missing[at] = ~(apart | perhaps)
+        unknown[at] = perhaps & ~apart
     return missing, unknown
 
 
 def _served_inside(pool: Pool, items: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each item: does a row of its only recording surely (`apart`) or perhaps (stretch unknown) hold other sound?
 
-    `pool.apart` over all pairs in linear time: some stretch ends before the item's begins, or begins after it ends.
+    `pool.apart` and `pool.perhaps_apart` over all pairs in linear time: some stretch ends before the item's begins, or
+    begins after it ends; some row is of another length or level.
     """
-    if len(block) == 0:
-        return np.zeros(len(items), bool), np.zeros(len(items), bool)
     start, stop = pool.index.stretch[items].T
     known = pool.index.stretch[block][pool.index.stretch[block, 0] >= 0]
     apart = np.zeros(len(items), bool)
     if len(known):
         apart = (start >= 0) & ((known[:, 1].min() <= start) | (known[:, 0].max() >= stop))
-    perhaps = np.zeros(len(items), bool)
-    for i in np.flatnonzero(~apart):
-        few = block[:64]
-        perhaps[i] = pool.perhaps_apart(items[i], few).any() or pool.perhaps_apart(items[i], block[64:]).any()
+    unknown = block[pool.index.stretch[block, 0] < 0]
+    perhaps = np.where(start < 0, _differs(pool, items, block), _differs(pool, items, unknown))
     return apart, perhaps
+
+
+def _differs(pool: Pool, items: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each item: is there one among `others` of another length or level? True for all where `others` differ."""
+    if len(others) == 0:
+        return np.zeros(len(items), bool)
+
+    def unlike_first(rows: np.ndarray) -> np.ndarray:
+        frames, level = pool.index.frames, pool.index.noise_dbfs
+        return (frames[rows] != frames[others[0]]) | (level[rows] != level[others[0]])
+
+    return unlike_first(items) | unlike_first(others).any()
 
 
 def _mismatch(pool: Pool, crop_frames: int | None) -> tuple[np.ndarray, np.ndarray]:
