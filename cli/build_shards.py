@@ -121,6 +121,7 @@ def command(
     from nrdata.builders import build as engine
     from nrdata.builders.plan import Options
 
+    numbers = _part(part)
     out = out or Path("shards") / source
     root = root or Path("data") / source
     options = Options(
@@ -150,7 +151,7 @@ def command(
         click.echo(f"{path}: {len(plan.rows)} rows, {len(plan.refused)} items refused")
         return int(strict and bool(plan.refused))
     workers = workers or _cores()
-    summary = engine.build(options, plan, out, workers, force, _part(part))
+    summary = engine.build(options, plan, out, workers, force, numbers)
     click.echo(json.dumps(summary.record(), allow_nan=False) if as_json else _text(summary))
     return int(strict and bool(summary.refused))
 

@@ -20,7 +20,8 @@ OPTIONS = Options("folders", sample_rate=RATE, per_cell=2)
 
 
 def speech_files(split: str, count: int, seconds: float = 4.0) -> list[SpeechFile]:
-    return [SpeechFile("a", f"{split}{i}.wav", f"{split}-{i % 3}", split, int(seconds * RATE)) for i in range(count)]
+    levels = Levels.of(np.random.default_rng(1).standard_normal(int(seconds * RATE)).astype(np.float32), RATE)
+    return [SpeechFile("a", f"{split}{i}.wav", f"{split}-{i % 3}", split, levels) for i in range(count)]
 
 
 def noise_files(split: str, counts: dict[str, int], seconds: float = 5.0) -> list[NoiseFile]:

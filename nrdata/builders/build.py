@@ -344,7 +344,9 @@ def _summarise(
                 deviations.append(f"{row.key}: logged {claim:g} dB, measured {row.snr_db:.1f} dB")
     in_order = [r for shard in everything for r in refused.get(shard.name, [])]
     kept = len(refused) - made
-    return Summary(out, complete, made, kept, samples, plan.refused + in_order, deviations, plan.notes + notes)
+    return Summary(
+        out, complete, made, kept, samples, plan.refused + in_order, deviations, list(dict.fromkeys(plan.notes + notes))
+    )
 
 
 def _finish(out: Path, plan: Plan, refused: list[Refused]) -> None:

@@ -26,15 +26,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SpeechFile:
-    """A file of clean speech. `frames` at the stored rate; `meta` has the same keys in all files of a data set."""
+    """A file of clean speech, its levels at the stored rate; `meta` has the same keys in all files of a data set."""
 
     source: str
     path: str  # relative to the source's root
     speaker: str
     split: str
-    frames: int
+    levels: Levels
     license: str = "unknown"
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        return self.levels.frames
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,8 @@ def _row(split: str, i: int, file: SpeechFile, noise: NoiseUnit, snr_db: float, 
     rng = keyed_rng(options.seed, split, "stretch", i)
     unit = noise.unit
     frames = min(file.frames, unit.frames)
-    speech_start = int(rng.integers(0, file.frames - frames + 1))
-    noise_start = audible_start(noise.file.levels, unit, frames, rng)
+    speech_start = audible_start(file.levels, (0, file.frames), frames, rng)
+    noise_start = audible_start(noise.file.levels, unit.mixture, frames, rng)
     return {
         "split": split,
         "speech": {"path": file.path, "start": speech_start, "stop": speech_start + frames},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from nrdata.builders import splits
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources
-from nrdata.builders.sources import Folder, frames_at, length, mono
+from nrdata.builders.sources import Folder, frames_at, mono
 from nrdata.builders.units import Levels
 from nrdata.errors import UserError
 from nrdata.progress import Progress
@@ -35,9 +36,9 @@ Entry = dict[str, Any]
 def plan(options: Options) -> Plan:
     """Read what is there, draw what is mixed with what. Raises `UserError` where a side is missing or empty."""
     refused: list[Refused] = []
-    speech = _speech(options, refused)
-    noise = _noise(options, refused)
-    notes = []
+    notes: list[str] = []
+    speech = _speech(options, refused, notes)
+    noise = _noise(options, refused, notes)
     _leave_out_unseen(noise, options, refused)
     if any(not e["split"] for e in speech):
         by_speaker = splits.speakers([f"{e['source']}/{e['speaker']}" for e in speech], options.seed)
@@ -69,7 +70,7 @@ def _roots(given: tuple[tuple[str, Path], ...], index: Path | None) -> list[tupl
 
 
 def _speech_file(e: Entry) -> SpeechFile:
-    return SpeechFile(e["source"], e["path"], e["speaker"], e["split"], e["frames"], e["license"], e["meta"])
+    return SpeechFile(e["source"], e["path"], e["speaker"], e["split"], e["levels"], e["license"], e["meta"])
 
 
 def _noise_file(e: Entry) -> NoiseFile:
@@ -78,30 +79,21 @@ def _noise_file(e: Entry) -> NoiseFile:
     )
 
 
-def _speech(options: Options, refused: list[Refused]) -> list[Entry]:
+def _speech(options: Options, refused: list[Refused], notes: list[str]) -> list[Entry]:
     entries = _entries(options.speech, options.speech_index, "speech", ("speaker",), _by_speaker)
-
-    def measure(path: Path, entry: Entry) -> None:
-        frames, rate = length(path)
-        entry["frames"] = frames_at(frames, rate, options.sample_rate)
-
-    return _measured(entries, options.speech, options.speech_index, "speech", measure, refused)
+    return _measured(entries, options.speech, options.speech_index, "speech", options, refused, notes)
 
 
-def _noise(options: Options, refused: list[Refused]) -> list[Entry]:
+def _noise(options: Options, refused: list[Refused], notes: list[str]) -> list[Entry]:
     entries = _entries(options.noise, options.noise_index, "noise", ("environment", "recording"), _by_environment)
-
-    def measure(path: Path, entry: Entry) -> None:
-        entry["levels"] = _levels(path, entry["path"], options.sample_rate)
-
-    return _measured(entries, options.noise, options.noise_index, "noise", measure, refused)
+    return _measured(entries, options.noise, options.noise_index, "noise", options, refused, notes)
 
 
-def _levels(path: Path, name: str, sample_rate: int) -> Levels:
+def _levels(path: Path, name: str, side: str, sample_rate: int) -> Levels:
     x, rate = audio.read(path)
     x = audio.resample(mono(x, name), rate, sample_rate)[: frames_at(len(x), rate, sample_rate)]
     if not x.any():
-        raise UserError(f"{name} is silent", kind="silent_noise")
+        raise UserError(f"{name} is silent", kind=f"silent_{side}")
     return Levels.of(x, sample_rate)
 
 
@@ -189,10 +181,11 @@ def _measured(
     given: tuple[tuple[str, Path], ...],
     index: Path | None,
     side: str,
-    measure: Callable[[Path, Entry], None],
+    options: Options,
     refused: list[Refused],
+    notes: list[str],
 ) -> list[Entry]:
-    """The entries whose files can be used; the others go to the refused."""
+    """The entries whose files can be used, with their levels; the others go to the refused."""
     roots = dict(_roots(given, index))
     good = []
     with Progress(len(entries), f"reading {side}") as progress:
@@ -202,12 +195,15 @@ def _measured(
                 reason = "no environment: it lies outside the folders <environment>/<recording>"
                 refused.append(Refused(entry["path"], reason, "no_environment"))
                 continue
+            root = roots[entry["source"]]
             try:
-                measure(roots[entry["source"]] / entry["path"], entry)
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", UserWarning)
+                    entry["levels"] = _levels(root / entry["path"], entry["path"], side, options.sample_rate)
             except UserError as e:
-                root = f"{roots[entry['source']]}/"
-                refused.append(Refused(entry["path"], str(e).replace(root, ""), e.kind or "unreadable"))
+                refused.append(Refused(entry["path"], str(e).replace(f"{root}/", ""), e.kind or "unreadable"))
                 continue
+            notes += [str(w.message).replace(f"{root}/", "") for w in caught]
             good.append(entry)
     if not good:
         raise UserError(f"none of the {len(entries)} files of {side} can be used: {refused[-1].reason}", "no_source")

@@ -82,14 +82,6 @@ def frames_at(frames: int, rate_in: int, rate_out: int) -> int:
     return frames * rate_out // rate_in
 
 
-def length(path: Path) -> tuple[int, int]:
-    """(frames, sample rate) of a file, counted to the end where the header does not say."""
-    info = audio.probe(path)
-    if info.frames is not None:
-        return info.frames, info.sample_rate
-    return sum(len(x) for x in audio.blocks(path, 1 << 16)), info.sample_rate
-
-
 @dataclass(frozen=True)
 class Folder:
     """Files below a folder."""

@@ -34,13 +34,13 @@ PER_CELL = 1
 def plan(options: Options) -> Plan:
     """All talkers in all places."""
     speech = [
-        SpeechFile(NAME, f"{talker}/{n:02d}", talker, split, _frames("speech", f"{talker}/{n:02d}", options), LICENSE)
+        SpeechFile(NAME, f"{talker}/{n:02d}", talker, split, _levels("speech", f"{talker}/{n:02d}", options), LICENSE)
         for split, (first, last, count) in TALKERS.items()
         for talker in (f"t{i:02d}" for i in range(first, last))
         for n in range(count)
     ]
     noise = [
-        NoiseFile(NAME, f"{scene}/{n}", scene, str(n), split, _levels(f"{scene}/{n}", options), LICENSE)
+        NoiseFile(NAME, f"{scene}/{n}", scene, str(n), split, _levels("noise", f"{scene}/{n}", options), LICENSE)
         for scene in scenes.SCENES
         for split, (first, last) in RECORDINGS.items()
         if split == "test" or scene not in UNSEEN
@@ -83,13 +83,9 @@ def sound(side: str, name: str, seed: int) -> np.ndarray:
     return x
 
 
-def _frames(side: str, name: str, options: Options) -> int:
-    return frames_at(len(sound(side, name, options.seed)), voices.RATE, options.sample_rate)
-
-
-def _levels(name: str, options: Options) -> Levels:
+def _levels(side: str, name: str, options: Options) -> Levels:
     """At the stored rate; the level of a stretch hardly depends on the rate, its position does."""
-    x = sound("noise", name, options.seed)
+    x = sound(side, name, options.seed)
     levels = Levels.of(x, voices.RATE)
     scale = options.sample_rate / voices.RATE
     return Levels(

@@ -19,7 +19,7 @@ LONG_RESERVE_SECONDS = 2.0  # in units of LONG_UNIT_SECONDS and more
 LONG_UNIT_SECONDS = 6.0
 SHORTEST_SECONDS = 1.0  # of what is left for the mixture
 QUIET_DB = 10.0  # a reserve or a stretch this far under the recording's level counts as without sound
-STEP_SECONDS = 0.01  # resolution at which levels are known
+STEP_SECONDS = 0.05  # resolution at which levels are known
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Levels:
-    """Energy of a recording, summed up to each step of 10 ms: the level of any stretch without its samples."""
+    """Energy of a recording, summed up to each step of 50 ms: the level of any stretch without its samples."""
 
     energy: np.ndarray  # float64 (steps + 1,), cumulative
     step: int  # samples
@@ -52,7 +52,7 @@ class Levels:
         return cls(np.concatenate([[0.0], np.cumsum(sums)]), step, len(x))
 
     def level_db(self, start: int = 0, stop: int | None = None) -> float:
-        """Mean power in dB of [start, stop), to the nearest 10 ms; -inf for silence."""
+        """Mean power in dB of [start, stop), to the nearest 50 ms; -inf for silence."""
         stop = self.frames if stop is None else stop
         a = min(round(start / self.step), len(self.energy) - 2)
         b = max(min(round(stop / self.step), len(self.energy) - 1), a + 1)
@@ -101,10 +101,10 @@ def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) 
     return units, refused
 
 
-def audible_start(levels: Levels, unit: Unit, frames: int, rng: np.random.Generator, tries: int = 50) -> int:
-    """Where a stretch of `frames` of the unit's mixture part begins: drawn anew while it is 10 dB under the recording,
-    then the loudest of those drawn (a dog barks twice in five seconds; the rest of its recording is another noise)."""
-    first, last = unit.mixture[0], unit.mixture[1] - frames
+def audible_start(levels: Levels, span: tuple[int, int], frames: int, rng: np.random.Generator, tries: int = 50) -> int:
+    """Where a stretch of `frames` within `span` begins: drawn anew while it is 10 dB under the recording, then the
+    loudest of those drawn (a dog barks twice in five seconds, and the rest of its recording is another noise)."""
+    first, last = span[0], span[1] - frames
     if last <= first:
         return first
     floor = levels.level_db() - QUIET_DB
