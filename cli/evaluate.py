@@ -20,7 +20,9 @@ def numbers(kind, value: str, option: str) -> list:
 
 
 @click.command()
-@click.option("--checkpoint", type=FOLDER, help="Run folder or .safetensors. Default: the shipped model, or the only run.")
+@click.option(
+    "--checkpoint", type=FOLDER, help="Run folder or .safetensors. Default: the shipped model, or the only run."
+)
 @click.option("--shards", type=FOLDER, multiple=True, help="Data set; several: one data set. Default: the only one.")
 @click.option("--split", default="test", show_default=True, help="Split of the data set.")
 @click.option(
@@ -42,7 +44,7 @@ def numbers(kind, value: str, option: str) -> list:
 @click.option("--workers", type=click.IntRange(1), help="Processes that score. Default: half of the cores.")
 @click.option("--force", is_flag=True, help="Start anew where --out holds another evaluation.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of the table.")
-def command(  # noqa: PLR0913
+def command(
     checkpoint, shards, split, modes, ref_seconds, nfe, seeds, peers, limit, out, clean, noisy, ref, enhanced, workers,
     force, as_json,
 ):  # fmt: skip
@@ -58,6 +60,8 @@ def command(  # noqa: PLR0913
         raise click.UsageError("--shards or --clean and --noisy, not both")
     if ref is not None and clean is None:
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
+    lengths, seed_list = numbers(float, ref_seconds, "--ref-seconds"), numbers(int, seeds, "--seeds")
+    budgets = numbers(int, nfe, "--nfe") if nfe else [None]
     from cli.main import printable
     from nrmodel.evaluation.evaluate import evaluate
     from nrmodel.evaluation.folders import RATE_RULE
@@ -91,9 +95,9 @@ def command(  # noqa: PLR0913
         split,
         out=out,
         modes=list(dict.fromkeys(modes.split(","))),
-        ref_seconds=numbers(float, ref_seconds, "--ref-seconds"),
-        nfe=numbers(int, nfe, "--nfe") if nfe else [None],
-        seeds=numbers(int, seeds, "--seeds"),
+        ref_seconds=lengths,
+        nfe=budgets,
+        seeds=seed_list,
         peers=peers.split(",") if peers else [],
         clean=clean,
         noisy=noisy,
@@ -104,7 +108,9 @@ def command(  # noqa: PLR0913
         force=force,
     )
     click.echo(json.dumps(summary, indent=1) if as_json else (out / "table.md").read_text(encoding="utf-8"), nl=False)
-    late = sum(f["rows"] for f in summary["failures"] if f["metric"] == "si_sdr" and f["kind"] in ("misaligned", "swapped"))
+    late = sum(
+        f["rows"] for f in summary["failures"] if f["metric"] == "si_sdr" and f["kind"] in ("misaligned", "swapped")
+    )
     if late:
         click.echo(f"nr: {late} rows are misaligned or swapped and have no score: see delay_ms in rows.jsonl", err=True)
     return 1 if late and enhanced else 0

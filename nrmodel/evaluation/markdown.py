@@ -13,7 +13,7 @@ DIGITS = {"pesq_wb": 2, "estoi": 3, "si_sdr": 2}
 def to_markdown(summary: dict[str, Any]) -> str:
     """All sections that have something to say."""
     parts = [
-        f"{summary['files']} files, {summary['rows']} rows. Brackets: 95 % intervals, clustered by place and speaker.",
+        f"{summary['files']} files, {summary['rows']} rows. Brackets: 95 % intervals clustered by place and speaker.\n",
         primary(summary["primary"]),
         table("Means", ["files", *TITLES.values()], [(label(e), means_cells(e)) for e in summary["means"]]),
     ]
@@ -25,8 +25,11 @@ def to_markdown(summary: dict[str, Any]) -> str:
     parts.append(f"A difference matters from {margins} on. All but the first contrast are exploratory.\n")
     for name, title in (("snr_db", "By SNR"), ("seen", "By what training saw"), ("environment", "By environment")):
         parts.append(stratified(f"{title} ({' / '.join(TITLES.values())})", summary["by"][name]))
-    rows = [(label(e), [f"{e['minus_seconds']:g} s", *intervals(e["metrics"])]) for e in summary["lengths"]]
-    parts.append(table("Length of the clip, same files", ["minus", *TITLES.values()], rows))
+    rows = [
+        (label(e), [f"{e['minus_seconds']:g} s", *intervals(e["metrics"]), judged(e["metrics"])])
+        for e in summary["lengths"]
+    ]
+    parts.append(table("Length of the clip, same files", ["minus", *TITLES.values(), "files, clusters"], rows))
     parts.append(distances(summary["by_distance"]))
     parts.append(controls(summary["controls"]))
     parts.append(failures(summary))
@@ -58,6 +61,11 @@ def label(e: dict[str, Any]) -> str:
     return escaped(f"{e['system']}{mode}{seconds}{calls}")
 
 
+def short_label(e: dict[str, Any]) -> str:
+    """The mode alone for a model of ours, the system for the others."""
+    return escaped(e["mode"] if e["system"].startswith("nr:") else e["system"])
+
+
 def means_cells(e: dict[str, Any]) -> list[str]:
     """Files, then each mean; how many files have a number where not all do."""
     cells = [str(e["n"])]
@@ -70,25 +78,28 @@ def means_cells(e: dict[str, Any]) -> list[str]:
 
 def difference_cells(e: dict[str, Any]) -> list[str]:
     harm = "" if e["harm_rate"] is None else f"{100 * e['harm_rate']:.0f} %"
-    return [*intervals(e["metrics"]), harm, counts(e["metrics"]["estoi"])]
+    return [*intervals(e["metrics"]), harm, judged(e["metrics"])]
 
 
 def intervals(metrics: dict[str, dict[str, Any]]) -> list[str]:
-    """Each difference, with the words where it is too short to conclude."""
-    return [
-        with_interval(metrics[m], DIGITS[m]) + ("" if metrics[m]["conclusive"] else f" ({TOO_SHORT})") for m in METRICS
-    ]
+    return [with_interval(metrics[m], DIGITS[m]) for m in METRICS]
+
+
+def judged(metrics: dict[str, dict[str, Any]]) -> str:
+    """Files and clusters of ESTOI (the primary metric), with the words where they are too few."""
+    enough = all(metrics[m]["conclusive"] for m in METRICS)
+    return counts(metrics["estoi"]) + ("" if enough else f": {TOO_SHORT}")
 
 
 def with_interval(value: dict[str, Any], digits: int, sign: bool = True) -> str:
     if value["mean"] is None:
         return "–"
-    text = f"{value['mean']:{'+' if sign else ''}.{digits}f}"
+    text = plain(value["mean"], digits, "+" if sign else "")
     return text if value["low"] is None else f"{text} {number_pair((value['low'], value['high']), digits)}"
 
 
 def number_pair(pair: Sequence[float], digits: int) -> str:
-    return f"[{pair[0]:.{digits}f}, {pair[1]:.{digits}f}]"
+    return f"[{plain(pair[0], digits)}, {plain(pair[1], digits)}]"
 
 
 def counts(value: dict[str, Any]) -> str:
@@ -100,23 +111,28 @@ def counts(value: dict[str, Any]) -> str:
 
 
 def stratified(title: str, entries: Sequence[dict[str, Any]]) -> str:
-    """Levels down, settings across."""
-    settings = list(dict.fromkeys(label(e) for e in entries))
-    levels = list(dict.fromkeys(e["level"] for e in entries))
-    cells = {(e["level"], label(e)): e for e in entries}
+    """Levels down; across each mode and system, of several lengths the longest, of several numbers of calls the least
+    (summary.json has all)."""
+    longest: dict[tuple[str, str], tuple[float, int]] = {}
+    for e in entries:
+        which = (e["system"], e["mode"])
+        longest[which] = max(longest.get(which, (0.0, -99)), (e["ref_seconds"], -e["nfe"]))
+    chosen = [e for e in entries if longest[e["system"], e["mode"]] == (e["ref_seconds"], -e["nfe"])]
+    settings = list(dict.fromkeys(short_label(e) for e in chosen))
+    levels = list(dict.fromkeys(e["level"] for e in chosen))
+    cells = {(e["level"], short_label(e)): e for e in chosen}
     rows = []
     for level in sorted(levels):
         here = [cells.get((level, setting)) for setting in settings]
         n = max(e["n"] for e in here if e)
         row = [str(n)]
-        for e in here:
-            row.append(" / ".join(plain(e["metrics"][m], DIGITS[m]) for m in METRICS) if e else "")
+        row += ["" if e is None else " / ".join(plain(e["metrics"][m], DIGITS[m]) for m in METRICS) for e in here]
         rows.append((f"{level:g} dB" if isinstance(level, float) else escaped(str(level)), row))
     return table(title, ["files", *settings], rows)
 
 
-def plain(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def plain(value: float | None, digits: int, sign: str = "") -> str:
+    return "–" if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # + 0.0: no "-0.00"
 
 
 def distances(entries: Sequence[dict[str, Any]]) -> str:
@@ -124,11 +140,11 @@ def distances(entries: Sequence[dict[str, Any]]) -> str:
     rows = []
     for e in entries:
         for piece in e["bins"] if e["metric"] != "pesq_wb" else []:
-            to = "" if piece["to_db"] is None else f" to {piece['to_db']:g}"
+            to = " and more" if piece["to_db"] is None else f" to {piece['to_db']:g} dB"
             calls = f", {e['nfe']} calls" if e["nfe"] > 1 else ""
             gain = with_interval(piece["gain"], DIGITS[e["metric"]])
             cells = [TITLES[e["metric"]], gain, str(piece["gain"]["files"]), plain(e["rank_correlation"], 2)]
-            rows.append((escaped(f"{e['system']}{calls}: {piece['from_db']:g}{to} dB"), cells))
+            rows.append((escaped(f"{e['system']}{calls}: {piece['from_db']:g} dB{to}"), cells))
     return table(
         "Gain over `none` by distance of clip and noise (log-Mel, level removed)",
         ["metric", "gain", "clips", "rank correlation"],

@@ -198,7 +198,7 @@ def delay_samples(clean: np.ndarray, estimate: np.ndarray) -> int:
         return 0
     near = int(DELAY_LIMIT_MS * SAMPLE_RATE / 1000)
     if abs(lag) <= near:
-        return lag if curve.max() > 1.05 * curve[reach] else 0
+        return lag if curve.max() > 1.01 * curve[reach] else 0
     return lag if curve.max() > 1.5 * curve[max(reach - near, 0) : reach + near + 1].max() else 0
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.files import write_text
+from nrmodel.evaluation.rungs import LAWS, MADE
 from nrmodel.evaluation.statistics import Interval, holm, interval, rank_correlation, two_way_bootstrap
 
 METRICS = ("pesq_wb", "estoi", "si_sdr")
@@ -62,7 +63,15 @@ def by_setting(rows: Sequence[Row]) -> dict[Setting, Files]:
         for key, same in files.items():
             values = {m: [row[m] for row in same if row[m] is not None] for m in METRICS}
             result[setting][key] = same[0] | {m: float(np.mean(v)) if v else None for m, v in values.items()}
-    return result
+    return dict(sorted(result.items(), key=lambda item: _place(item[0])))
+
+
+def _place(setting: Setting) -> tuple:
+    """Noisy first, then our models, then the others; modes as the ladder goes up, treated clips behind it."""
+    system, mode, seconds, nfe = setting
+    ladder = (*MADE, *LAWS)
+    rung = ladder.index(mode) if mode in ladder else len(ladder)
+    return (system != "noisy", not system.startswith("nr:"), system, nfe, rung, mode, seconds)
 
 
 def mean_of(files: Files, metric: str) -> Interval:

@@ -1,0 +1,356 @@
+"""Evaluation runs: every row once, whatever happens in between; folders of any rate; hostile names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers import RATE, make_dataset, noise, speech
+
+import nrdata
+from cli.main import run
+from nrdata import audio
+from nrdata.errors import UserError
+from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, noise_seed, seen
+from nrmodel.process import OUVE
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+class StandIn:
+    """The interface of a model around spectral subtraction: a right clip helps, a wrong one hurts. Notes its calls."""
+
+    sample_rate, nfe, digest, training_data = RATE, 1, "0123456789abcdef", None
+    process, config = OUVE(), SimpleNamespace(objective=SimpleNamespace(kind="data"))
+
+    def __init__(self, stop_after: int | None = None):
+        self.calls: list[tuple[int, int]] = []
+        self.stop_after = stop_after
+
+    def null(self, batch):
+        return np.zeros((batch, 1))
+
+    def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0):
+        if self.stop_after is not None and len(self.calls) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.calls.append((nfe, seed))
+        if ref is None:
+            return noisy
+        spectrum = np.fft.rfft(noisy)
+        of_noise = np.interp(np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 65), smooth(ref))
+        of_noisy = np.interp(np.linspace(0, 1, len(spectrum)), np.linspace(0, 1, 65), smooth(noisy))
+        gain = np.sqrt(np.clip(1 - of_noise / (of_noisy + 1e-9), 0.05, 1))
+        return np.fft.irfft(spectrum * gain, len(noisy)).astype(np.float32)
+
+
+def smooth(x: np.ndarray) -> np.ndarray:
+    return np.square(np.abs(np.fft.rfft(x[: len(x) // 128 * 128].reshape(-1, 128), axis=1))).mean(axis=0)
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_dataset):
+    return nrdata.open(tiny_dataset)
+
+
+def rows_of(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+OPTIONS = {"modes": ("none", "disjoint", "mismatch"), "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("evaluation") / "whole"
+    evaluate(StandIn(), dataset, out=out, **OPTIONS)
+    return out
+
+
+def test_every_row_once_with_its_facts(whole, dataset):
+    rows = rows_of(whole)
+    systems = [(row["system"], row["mode"]) for row in rows]
+    ours = [("nr:01234567", mode) for mode in OPTIONS["modes"]]
+    for setting in [("noisy", "none"), *ours, ("clean", "none"), ("noise", "none")]:
+        assert systems.count(setting) == 6
+    assert len(rows) == 36
+    assert len({tuple(row[name] for name in IDENTITY) for row in rows}) == 36
+    row = next(r for r in rows if r["mode"] == "disjoint" and r["key"] == "test-0000002")
+    assert row["relation"] == "same-recording" and row["ref_source"] == "test-0000002.ref"
+    assert row["ref_span"] == [0, 16000] and row["ref_distance_db"] < 3
+    assert row["sampler"] == "one-call" and row["nfe"] == 1
+    assert row["snr_db"] == pytest.approx(dataset.sample("test-0000002").snr_db, abs=1e-3)
+    assert {p.name for p in whole.iterdir()} == {
+        "rows.jsonl", "summary.json", "table.csv", "table.md", "config.json", "run.json",
+    }  # fmt: skip
+    run_json = json.loads((whole / "run.json").read_text())
+    assert run_json["fingerprint"] == dataset.fingerprint and run_json["model_sha256"] == StandIn.digest
+
+
+def test_a_right_clip_helps_and_a_wrong_one_does_less(whole):
+    gain = {}
+    for mode in ("none", "disjoint", "mismatch"):
+        gain[mode] = np.mean([r["si_sdr"] for r in rows_of(whole) if r["mode"] == mode and r["system"][:2] == "nr"])
+    assert gain["disjoint"] > gain["none"] + 3 and gain["disjoint"] > gain["mismatch"] + 3
+
+
+def test_negative_controls_have_their_say(whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["controls"]["noise_alone"]["left_db"] == pytest.approx(0)  # the stand-in leaves it alone
+    clean = [row for row in rows_of(whole) if row["system"] == "clean"]
+    assert all(row["failures"] == {"si_sdr": "identical"} and row["pesq_wb"] > 4.4 for row in clean)
+
+
+def test_interrupted_and_torn_it_goes_on_to_the_same_rows(whole, dataset, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(StandIn(stop_after=13), dataset, out=tmp_path, **OPTIONS)
+    partial = tmp_path / "rows.partial"
+    before = len(partial.read_text().splitlines())
+    assert 5 < before < 20 and not (tmp_path / "rows.jsonl").exists()
+    with partial.open("a") as file:
+        file.write('{"key": "test-0000003", "sys')
+    model = StandIn()
+    evaluate(model, dataset, out=tmp_path, **OPTIONS)
+    assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
+    assert (tmp_path / "table.md").read_bytes() == (whole / "table.md").read_bytes()
+    assert len(model.calls) < 30 - 13 + 3  # only what was missing
+    assert not partial.exists()
+
+
+def test_workers_and_order_do_not_matter(whole, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(ShardFiles, "__init__", reversed_rows(ShardFiles.__init__))
+    evaluate(StandIn(), dataset, out=tmp_path, **(OPTIONS | {"workers": 2}))
+    assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
+
+
+def reversed_rows(init):
+    def made(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.rows = list(self.rows)[::-1]
+
+    return made
+
+
+def test_finished_it_only_reads_and_another_request_is_refused(whole, dataset, tmp_path):
+    shutil.copytree(whole, tmp_path / "e")
+    model = StandIn()
+    evaluate(model, dataset, out=tmp_path / "e", **OPTIONS)
+    assert not model.calls
+    with pytest.raises(UserError, match="--force"):
+        evaluate(model, dataset, out=tmp_path / "e", modes=("none",))
+    evaluate(model, dataset, out=tmp_path / "e", modes=("none",), limit=1, force=True, workers=1)
+    assert len(rows_of(tmp_path / "e")) == 4
+
+
+def test_sampler_noise_belongs_to_file_and_seed_and_is_shared_by_modes(dataset, tmp_path):
+    model = StandIn()
+    evaluate(model, dataset, out=tmp_path, modes=("none", "disjoint"), seeds=(0, 1), nfe=(1, 2), limit=2, workers=1)
+    seeds = [seed for _, seed in model.calls]
+    assert len(set(seeds)) == 4  # two files, two seeds
+    assert noise_seed("a", 0) != noise_seed("a", 1) != noise_seed("b", 1)
+    assert {nfe for nfe, _ in model.calls} == {1, 2}
+    samplers = {row["nfe"]: row["sampler"] for row in rows_of(tmp_path) if row["system"][:2] == "nr"}
+    assert samplers == {1: "one-call", 2: "few-step"}
+
+
+def test_what_the_data_cannot_serve_is_named(tmp_path):
+    data = nrdata.open(make_dataset(tmp_path / "d", {"test": 2}, ref_seconds=0))
+    summary = evaluate(StandIn(), data, out=tmp_path / "e", modes=("none", "disjoint"), workers=1)
+    assert {
+        "system": "nr:01234567",
+        "mode": "disjoint",
+        "metric": "estoi",
+        "kind": "no_reference",
+        "rows": 2,
+    } in summary["failures"]
+
+
+def test_a_smaller_limit_is_part_of_a_larger(dataset):
+    few, more = (set(ShardFiles(dataset, "test", n).rows) for n in (2, 4))
+    assert few < more and len(more) == 4
+    assert list(ShardFiles(dataset, "test", 99).rows) == list(range(6))
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(384, 48), (7, 3), (5, 48)])
+def test_controls_are_spread(count, wanted):
+    places = [place for place in range(count) if evenly(place, count, wanted)]
+    assert len(places) == min(count, wanted)
+    assert max(np.diff(places)) <= count / wanted + 1
+
+
+def test_seen_in_training():
+    data = {"env_ids": ["a/cafe", "a/road~1"], "recordings": ["a/cafe/1"], "speakers": []}
+    facts = {"env_id": "a/cafe", "recording": "a/cafe/2"}
+    assert seen(facts, data) == "environment"
+    assert seen(facts | {"recording": "a/cafe/1"}, data) == "recording"
+    assert seen({"env_id": "a/road", "recording": "a/road/1"}, data) == "environment"
+    assert seen({"env_id": "a/sea~1", "recording": "a/sea/1"}, data) == "unseen"
+    assert seen(facts, None) is None
+
+
+def test_a_model_of_another_rate_is_refused_with_both_numbers(dataset, tmp_path):
+    model = StandIn()
+    model.sample_rate = 48000
+    with pytest.raises(UserError, match=r"48000 Hz.*16000 Hz"):
+        evaluate(model, dataset, out=tmp_path)
+
+
+def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
+    model = StandIn()
+    model.null = lambda batch: None
+    evaluate(model, dataset, out=tmp_path, limit=1, workers=1, **{"modes": ("none", "env")})
+    assert {row["mode"] for row in rows_of(tmp_path)} == {"none"}
+
+
+# --- plain folders, through the command line -------------------------------------------------------------------------
+
+
+def pairs(folder: Path, count: int = 3, rate: int = RATE) -> Path:
+    """`clean/`, `noisy/`, `ref/` with `count` pairs of 2 s at 5 dB."""
+    for i in range(count):
+        clean, bed = speech(2.0, seed=i), noise(3.5, environment=i % 3, seed=i)
+        sounds = {"clean": clean, "noisy": clean + 0.4 * bed[: 2 * RATE], "ref": 0.4 * bed[2 * RATE + RATE // 2 :]}
+        for name, x in sounds.items():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            audio.write(folder / name / f"p{i}.wav", audio.resample(x.astype(np.float32), RATE, rate), rate, "FLOAT")
+    return folder
+
+
+def nr(folder: Path, *more: str, out: str = "out") -> tuple[int, list[dict]]:
+    argv = ["evaluate", "--clean", f"{folder}/clean", "--noisy", f"{folder}/noisy", "--out", f"{folder}/{out}"]
+    code = run([*argv, "--workers", "1", *more])
+    return code, rows_of(folder / out) if (folder / out / "rows.jsonl").exists() else []
+
+
+def test_folders_at_48_khz_score_as_at_16(tmp_path, capsys):
+    _, low = nr(pairs(tmp_path / "low"), "--enhanced", str(tmp_path / "low" / "noisy"))
+    pairs(tmp_path / "high", rate=48000)
+    code, high = nr(tmp_path / "high", "--enhanced", str(tmp_path / "low" / "noisy"))  # 48 kHz against 16 kHz
+    assert code == 0 and "resampled to 16000 Hz" in capsys.readouterr().err
+    for a, b in zip(low, high, strict=True):
+        assert a["key"] == b["key"] and a["system"] == b["system"]
+        assert b["pesq_wb"] == pytest.approx(a["pesq_wb"], abs=0.02)
+        assert b["estoi"] == pytest.approx(a["estoi"], abs=0.002)
+        assert b["si_sdr"] == pytest.approx(a["si_sdr"], abs=0.1)
+
+
+def test_degenerate_files_are_named_and_the_others_scored(tmp_path, capsys):
+    pairs(tmp_path, 5)
+    clean = audio.read(tmp_path / "clean" / "p0.wav")[0][:, 0]
+    audio.write(tmp_path / "clean" / "p0.wav", clean * 1e-4 / clean.max(), RATE, "FLOAT")
+    loud = int(np.argmax(np.convolve(speech(2.0, seed=1) ** 2, np.ones(3200), "valid")))
+    for name in ("clean", "noisy"):
+        x = audio.read(tmp_path / name / "p1.wav")[0][:, 0]
+        audio.write(tmp_path / name / "p1.wav", x[loud : loud + 3200], RATE, "FLOAT")
+    mostly = 1e-6 * np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    mostly[RATE : RATE + 4800] += speech(2.0, seed=9)[8000:12800]
+    audio.write(tmp_path / "clean" / "p2.wav", mostly, RATE, "FLOAT")
+    audio.write(tmp_path / "noisy" / "p2.wav", mostly + 0.05 * noise(3.0), RATE, "FLOAT")
+    code, rows = nr(tmp_path, "--enhanced", str(tmp_path / "noisy"))
+    assert code == 0
+    failures = {row["key"]: row["failures"].get("estoi") for row in rows if row["system"] == "noisy"}
+    assert failures == {"p0": "silent_reference", "p1": "too_short", "p2": "no_speech", "p3": None, "p4": None}
+    assert "(n 2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("delay", [1, 160, 1006])
+def test_late_estimates_are_named_with_their_delay(tmp_path, capsys, delay):
+    pairs(tmp_path)
+    (tmp_path / "late").mkdir()
+    for path in (tmp_path / "clean").iterdir():
+        audio.write(tmp_path / "late" / path.name, np.roll(audio.read(path)[0][:, 0], delay), RATE, "FLOAT")
+    code, rows = nr(tmp_path, "--enhanced", str(tmp_path / "late"))
+    late = [row for row in rows if row["system"] == "enhanced"]
+    assert all(row["delay_ms"] == pytest.approx(1000 * delay / RATE, abs=1e-3) for row in late)
+    if delay == 1:
+        assert code == 0 and all("delayed" in row["flags"] for row in late)
+        assert "delayed: 3 rows" in capsys.readouterr().out
+    else:
+        assert code == 1 and all(row["si_sdr"] is None and row["failures"]["si_sdr"] == "misaligned" for row in late)
+        assert "misaligned" in capsys.readouterr().err
+
+
+def test_swapped_folders_have_no_scores(tmp_path):
+    pairs(tmp_path / "a")
+    argv = ["evaluate", "--clean", f"{tmp_path}/a/noisy", "--noisy", f"{tmp_path}/a/clean", "--out", f"{tmp_path}/out"]
+    assert run([*argv, "--enhanced", f"{tmp_path}/a/clean", "--workers", "1"]) == 1
+    assert all(set(row["failures"].values()) == {"swapped"} for row in rows_of(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda f: (f / "clean" / "p1.wav").unlink(), "has no partner for p1.wav"),
+        (lambda f: shutil.copy(f / "clean" / "p1.wav", f / "clean" / "p1.WAV"), "have one name"),
+        (lambda f: shutil.rmtree(f / "clean"), "is no folder"),
+        (lambda f: [p.unlink() for p in (f / "noisy").iterdir()], "holds no sound file"),
+        (lambda f: audio.write(f / "noisy" / "p1.wav", np.zeros(800, np.float32), 8000), "8000 Hz"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_sentence(tmp_path, capsys, spoil, sentence):
+    spoil(pairs(tmp_path))
+    assert nr(tmp_path, "--enhanced", str(tmp_path / "ref"))[0] == 2
+    error = capsys.readouterr().err
+    assert sentence in error and "Traceback" not in error
+
+
+def test_hostile_names_go_through(tmp_path, capsys):
+    pairs(tmp_path, 1)
+    name = b"=1+1<script>\x1b[2J\n\xff.wav"
+    for folder in ("clean", "noisy"):
+        (tmp_path / folder / "p0.wav").rename(tmp_path / folder / os.fsdecode(name))
+    code, rows = nr(tmp_path, "--enhanced", str(tmp_path / "noisy"))
+    assert code == 0 and len(rows) == 2
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    for file in (tmp_path / "out").iterdir():
+        assert b"\x1b" not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--clean", "a"], "belong together"),
+        (["--clean", "a", "--noisy", "b", "--shards", "c"], "not both"),
+        (["--nfe", "one"], "no list of numbers"),
+        (["--ref", "x"], "their own references"),
+    ],
+)
+def test_wrong_usage_exits_2(argv, sentence, capsys):
+    assert run(["evaluate", *argv]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_command_with_a_real_network(tiny_dataset, tmp_path, capsys):
+    from nrmodel import checkpoint
+    from nrmodel.model import Model
+    from nrmodel.network.presets import preset
+
+    model = Model(preset("nano", conditioning="spectrum"))
+    checkpoint.save_model(tmp_path / "model.safetensors", model.state_dict(), model.config)
+    argv = f"evaluate --checkpoint {tmp_path}/model.safetensors --shards {tiny_dataset} --limit 1 --out {tmp_path}/out"
+    assert run([*argv.split(), "--modes", "none,disjoint,env+mp3", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert [e["mode"] for e in summary["means"]] == ["none", "none", "disjoint", "env+mp3"]
+    assert run(argv.split()) == 2  # another request
+    assert "--force" in capsys.readouterr().err
+    assert run([*argv.split(), "--modes", "best", "--force"]) == 2
+    assert "choose from" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "voicebank-sample").is_dir(), reason="needs ../shared/data")
+def test_genuine_pairs_have_the_published_figures(tmp_path):
+    sample = SHARED / "data" / "voicebank-sample"
+    argv = ["evaluate", "--clean", f"{sample}/clean", "--noisy", f"{sample}/noisy", "--enhanced", f"{sample}/noisy"]
+    assert run([*argv, "--out", f"{tmp_path}/out"]) == 0
+    rows = [row for row in rows_of(tmp_path / "out") if row["system"] == "enhanced"]
+    assert len(rows) == 40 and not any(row["failures"] or row["flags"] for row in rows)
+    # VoiceBank-DEMAND's noisy test set: PESQ 1.97, ESTOI .79, SI-SDR 8.4 dB; a sample of it lies near
+    assert np.mean([row["pesq_wb"] for row in rows]) == pytest.approx(1.97, abs=0.35)
+    assert np.mean([row["estoi"] for row in rows]) == pytest.approx(0.79, abs=0.06)
+    assert np.mean([row["si_sdr"] for row in rows]) == pytest.approx(8.4, abs=2.5)

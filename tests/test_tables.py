@@ -1,0 +1,172 @@
+"""Tables made from rows with planted effects; what is shown is safe to show."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from nrdata.errors import UserError
+from nrmodel.evaluation import tables
+from nrmodel.evaluation.markdown import to_markdown
+from nrmodel.evaluation.tables import by_setting, csv_cell, harm_rate, primary_contrast, summarise
+
+SNRS = (-5.0, 0.0, 5.0, 10.0)
+GAIN = {"none": 0.0, "disjoint": 0.02, "mismatch": -0.03}  # of ESTOI; 100 times that of SI-SDR
+
+
+def row(number: int, system: str, mode: str, **changes) -> dict:
+    """One row; the metrics are a function of number and mode plus what `changes` says."""
+    rng = np.random.default_rng(number)
+    base = 0.6 + 0.1 * rng.standard_normal()
+    gain = GAIN.get(mode, 0.0) + (0.1 if system.startswith("nr") else 0.0)
+    gain += 0.01 * np.random.default_rng([number, len(mode)]).standard_normal()
+    fields = {
+        "key": f"test-{number:07d}", "system": system, "mode": mode, "ref_seconds": 0.0 if mode == "none" else 1.0,
+        "sampler": "", "nfe": 1 if system.startswith("nr") else 0, "seed": 0, "env_id": f"local/e{number % 12}",
+        "recording": "local/r", "speaker": f"local/s{number // 12 % 10}", "snr_db": SNRS[number % 4] + 0.03,
+        "seen": "unseen" if number % 12 > 8 else "environment", "relation": mode, "ref_source": "", "flags": [],
+        "ref_span": [0, 16000],
+        "ref_distance_db": {"disjoint": 2.0, "mismatch": 10.0}.get(mode), "pesq_wb": 1.5 + gain, "estoi": base + gain,
+        "si_sdr": 5.0 + 100 * gain, "failures": {},
+    }  # fmt: skip
+    return fields | changes
+
+
+def experiment(files: int = 240) -> list[dict]:
+    rows = [row(k, "noisy", "none") for k in range(files)]
+    return rows + [row(k, "nr:00000000", mode) for k in range(files) for mode in GAIN]
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict:
+    return summarise(experiment())
+
+
+def test_the_declared_contrast_uses_the_low_levels_only(summary):
+    (contrast,) = summary["primary"]
+    gain = contrast["over_none"]
+    assert gain["files"] == 120 and gain["environments"] == 6 and gain["speakers"] == 10
+    assert gain["low"] < 0.02 < gain["high"] and contrast["shown"]
+    low, high = contrast["bootstrap"]
+    assert low < gain["mean"] < high
+
+
+def test_the_smaller_gain_is_quoted_and_both_must_be_shown():
+    rows = by_setting(experiment())
+    disjoint, none = rows["nr:00000000", "disjoint", 1.0, 1], rows["nr:00000000", "none", 0.0, 1]
+    stronger = {key: r | {"estoi": r["estoi"] + 0.015} for key, r in none.items()}
+    found = primary_contrast(disjoint, none, stronger)
+    assert found["over_baseline"]["mean"] == pytest.approx(found["over_none"]["mean"] - 0.015, abs=1e-4)
+    assert found["quoted"] == found["over_baseline"]
+    assert found["null_handicap"]["mean"] == pytest.approx(-0.015, abs=1e-4)
+    above = {key: r | {"estoi": r["estoi"] + 0.05} for key, r in none.items()}
+    assert not primary_contrast(disjoint, none, above)["shown"]
+
+
+def test_differences_are_paired_and_counted(summary):
+    entry = next(e for e in summary["differences"] if e["mode"] == "mismatch" and e["minus"] == "none")
+    assert entry["metrics"]["estoi"]["mean"] == pytest.approx(-0.03, abs=0.003)
+    assert entry["metrics"]["estoi"]["files"] == 240
+    assert entry["metrics"]["estoi"]["p_holm"] >= entry["metrics"]["estoi"]["p_value"]
+    assert 0.85 < entry["harm_rate"] <= 1.0  # planted: 3 dB lost, give or take
+
+
+def test_harm_counts_losses_over_a_decibel():
+    before = {str(i): row(i, "a", "none", key=str(i), si_sdr=10.0) for i in range(4)}
+    values = [8.9, 9.1, 12.0, None]
+    after = {str(i): row(i, "a", "none", key=str(i), si_sdr=v) for i, v in enumerate(values)}
+    assert harm_rate(after, before) == (1 / 3, 3)
+
+
+def test_a_failed_file_is_left_out_of_its_metric_and_counted():
+    rows = experiment(48)
+    rows[-1] |= {"estoi": None, "failures": {"estoi": "no_speech"}}  # of mismatch
+    found = summarise(rows)
+    entry = next(e for e in found["means"] if e["mode"] == "mismatch")
+    assert entry["metrics"]["estoi"]["files"] == 47 and entry["metrics"]["pesq_wb"]["files"] == 48
+    assert found["failures"] == [
+        {"system": "nr:00000000", "mode": "mismatch", "metric": "estoi", "kind": "no_speech", "rows": 1}
+    ]
+    assert "(n 47)" in to_markdown(found) and "no_speech" in to_markdown(found)
+
+
+def test_seeds_of_a_file_are_one_file():
+    rows = experiment(60) + [r | {"seed": 1} for r in experiment(60) if r["system"] != "noisy"]
+    assert summarise(rows)["primary"][0]["over_none"] == summarise(experiment(60))["primary"][0]["over_none"]
+
+
+def test_gain_falls_with_distance(summary):
+    entry = next(e for e in summary["by_distance"] if e["metric"] == "estoi")
+    assert entry["rank_correlation"] < -0.7
+    assert [b["from_db"] for b in entry["bins"]] == [0.0, 9.0]
+    assert entry["bins"][0]["gain"]["mean"] > 0 > entry["bins"][1]["gain"]["mean"]
+
+
+def test_lengths_compare_the_files_with_the_full_clip():
+    rows = experiment(60)
+    long = [r | {"ref_seconds": 2.0, "ref_span": [0, 32000 if int(r["key"][-2:]) % 3 else 16000]}
+            for r in rows if r["mode"] == "disjoint"]  # fmt: skip
+    long = [r | {"estoi": r["estoi"] + 0.01} for r in long]
+    (entry,) = summarise(rows + long)["lengths"]
+    assert (entry["ref_seconds"], entry["minus_seconds"]) == (1.0, 2.0)
+    assert entry["metrics"]["estoi"]["files"] == sum(r["ref_span"][1] == 32000 for r in long)
+    assert entry["metrics"]["estoi"]["mean"] == pytest.approx(-0.01, abs=1e-6)
+
+
+def test_levels_are_those_of_the_plan(summary):
+    levels = [e["level"] for e in summary["by"]["snr_db"] if e["system"] == "noisy"]
+    assert levels == [-5.0, 0.0, 5.0, 10.0]
+    assert {e["level"] for e in summary["by"]["seen"]} == {"environment", "unseen"}
+
+
+def test_few_files_are_too_short_to_conclude(summary):
+    assert "too short to conclude" in to_markdown(summarise(experiment(24)))
+    assert "too short to conclude" not in to_markdown(summary)
+
+
+def test_order_of_rows_does_not_matter(summary):
+    rows = experiment()
+    np.random.default_rng(0).shuffle(rows)
+    assert summarise(rows) == summary
+
+
+def test_the_declared_contrast_comes_first(summary):
+    text = to_markdown(summary)
+    titles = [line for line in text.splitlines() if line.startswith("## ")]
+    assert titles[0].startswith("## Declared contrast")
+    widths = {len(line) for line in text.split("## Means")[1].split("##")[0].strip().splitlines()}
+    assert len(widths) == 1  # columns line up
+
+
+HOSTILE = "=1+1<script>\x1b[2J\n|\udcff"
+
+
+def test_names_are_safe_in_every_table(tmp_path):
+    rows = [r | {"env_id": HOSTILE} for r in experiment(24)] + [row(1, f"peer:{HOSTILE}", "none")]
+    tables.write_tables([r | {"system": HOSTILE} if r["system"] == "noisy" else r for r in rows], tmp_path)
+    for name in ("summary.json", "table.csv", "table.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "\x1b" not in text
+    assert "<script>" not in (tmp_path / "table.md").read_text()
+    cells = list(csv.reader(io.StringIO((tmp_path / "table.csv").read_text())))
+    assert any(line[0].startswith("'=1+1") for line in cells)
+    assert all(len(line) == len(cells[0]) for line in cells)
+    json.loads((tmp_path / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x"])
+def test_formulas_are_text(text):
+    assert csv_cell(text) == f"'{text}"
+    assert csv_cell(-1.5) == -1.5
+
+
+def test_broken_rows_name_file_and_line(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a":\n')
+    with pytest.raises(UserError, match=r"rows.jsonl, line 2"):
+        tables.read_rows(tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match="unfinished"):
+        tables.read_rows(tmp_path / "nothing.jsonl")
