@@ -43,6 +43,7 @@ _OPTIONS = [
 )
 @click.option("--out", help="Run folder. Default: runs/<data set>-<ref mode>.")
 @click.option("--remix", is_flag=True, default=None, help="Make mixtures anew each epoch, with invented environments.")
+@click.option("--in-memory", is_flag=True, default=None, help="Keep decoded sound in memory, for fast accelerators.")
 @click.option("--freeze-encoder", is_flag=True, default=None, help="Do not train the encoder.")
 @click.option("--config", "config_file", type=click.Path(), help="TOML file of these options; flags override it.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")

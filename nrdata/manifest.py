@@ -83,7 +83,12 @@ def versions() -> dict[str, str]:
     """Of the packages whose numbers a shard's bytes depend on."""
     import soundfile
 
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
     return {**found, "libsndfile": soundfile.__libsndfile_version__}
 
 

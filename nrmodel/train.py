@@ -60,6 +60,7 @@ class TrainConfig:
     checkpoint_every: int = 500
     validate_every: int = 500
     loader_workers: int = 0
+    in_memory: bool = False  # every worker keeps what it decoded: for accelerators that outrun decoding
     precision: str = "auto"  # "auto", "float32", "bf16"
     device: str = "auto"
     threads: int | None = None
@@ -133,6 +134,7 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     if config.threads:
         torch.set_num_threads(config.threads)
     dataset = nrdata.open(*config.shards)
+    dataset.keep_decoded = config.in_memory
     stream = Stream(dataset, "train", stream_config(config))
     settings = model_config(config, dataset.sample_rate)
     with RunFolder(Path(config.out), config, dataset) as folder, _Signals() as signals:

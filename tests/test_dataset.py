@@ -207,3 +207,11 @@ def test_default_folder(tmp_path, tiny_dataset):
     shutil.copytree(tiny_dataset, tmp_path / "shards" / "two")
     with pytest.raises(UserError, match=r"shards/one, .*shards/two"):
         default_folder(tmp_path / "shards")
+
+
+def test_decoded_members_kept_in_memory_are_the_same_sound(tiny_dataset):
+    plain, keeping = nrdata.open(tiny_dataset), nrdata.open(tiny_dataset)
+    keeping.keep_decoded = True
+    for field in ("clean", "noise", "noisy", "ref"):
+        for crop in ((0, None), (100, 5000), (7, 9)):
+            assert np.array_equal(plain.read("train", 1, field, *crop), keeping.read("train", 1, field, *crop))
