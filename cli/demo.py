@@ -20,26 +20,26 @@ def main() -> int:
     shards, trained, table = DEMO / "shards", DEMO / "run", DEMO / "evaluation"
     steps = [
         (
-            "Build a data set: synthetic speech and noise, mixed into shards of (clean, noisy, noise) with a reference clip",
+            "Build a data set: synthetic speech and noise in shards of (clean, noisy, noise) with a reference clip",
             ["build-shards", "--source", "synthetic", "--out", str(shards)],
         ),
         ("Look at it", ["inspect", str(shards)]),
         (
             f"Train `nano` for {STEPS} steps on references from the same place, the same environment, and none",
-            ["train", "--shards", str(shards), "--out", str(trained), "--max-steps", str(STEPS)]
-            + ["--validate-every", str(STEPS), "--checkpoint-every", "100"],
+            f"train --shards {shards} --out {trained} --max-steps {STEPS} --validate-every {STEPS}".split(),
         ),
         (
             "Compare references: none, from the same moment, the same place, the same environment, another one",
-            ["evaluate", "--checkpoint", str(trained), "--shards", str(shards), "--split", "test"]
-            + ["--modes", "none,oracle,disjoint,env,mismatch", "--limit", "48", "--out", str(table)],
+            f"evaluate --checkpoint {trained} --shards {shards} --split test".split()
+            + f"--modes none,oracle,disjoint,env,mismatch --limit 48 --out {table}".split(),
         ),
     ]
     for number, (what, command) in enumerate(steps, 1):
         code = _step(f"{number}/{len(steps) + 1}  {what}", command)
         if code:
             return code
-    code = _enhance_one(f"{len(steps) + 1}/{len(steps) + 1}  Enhance one noisy file with its reference", shards, trained)
+    last = len(steps) + 1
+    code = _enhance_one(f"{last}/{last}  Enhance one noisy file with its reference", shards, trained)
     if code:
         return code
     minutes = (time.monotonic() - begun) / 60
@@ -72,7 +72,7 @@ def _enhance_one(what: str, shards: Path, trained: Path) -> int:
     for name in ("clean", "noisy", "ref"):
         audio.write(DEMO / f"{name}.wav", getattr(triplet, name)[:, None], triplet.sample_rate)
     command = ["enhance", str(DEMO / "noisy.wav"), "--ref", str(DEMO / "ref.wav")]
-    code = _step(what, [*command, "--checkpoint", str(trained), "--out", str(DEMO / "out")])
+    code = _step(what, [*command, "--checkpoint", str(trained), "--out", str(DEMO / "out"), "--force"])
     if code == 0:
         enhanced, _ = audio.read(DEMO / "out" / "noisy.wav")
         spectrograms(

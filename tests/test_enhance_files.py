@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -305,6 +308,27 @@ def test_json_output_is_one_object(nr):
     code, out, _ = nr("a.wav", "--out", "o", "--json")
     assert code == 0
     assert json.loads(out)["files"][0]["status"] == "enhanced"
+
+
+@pytest.mark.slow
+def test_three_hours_need_no_memory_for_three_hours(checkpoint, here):
+    """A sparse WAV; the address space is bounded too, above what loading torch takes."""
+    data = 2 * 3 * 3600 * RATE
+    head = b"RIFF" + (36 + data).to_bytes(4, "little") + b"WAVEfmt " + bytes.fromhex("10000000010001")
+    head += bytes(1) + RATE.to_bytes(4, "little") + (2 * RATE).to_bytes(4, "little") + bytes.fromhex("02001000")
+    with Path("long.wav").open("wb") as file:
+        file.write(head + b"data" + data.to_bytes(4, "little"))
+        file.truncate(44 + data)
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30)); from cli.main import run; "
+    )
+    code += f"code = run(['enhance', 'long.wav', '--out', 'o', '--checkpoint', {str(checkpoint)!r}]); "
+    code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr); sys.exit(code)"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sf.info("o/long.wav").frames == data // 2
+    assert int(done.stderr.split()[-1]) < 1_200_000  # kB; torch alone takes 400_000
 
 
 # --- references -------------------------------------------------------------------------------------------------------
