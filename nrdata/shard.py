@@ -193,7 +193,7 @@ def _samples(walk: Iterator[Member], shard: str) -> Iterator[tuple[str, list[Mem
             key = name
             group.append(member)
     except ShardFault as e:  # the sample that was being read is named, and is none
-        raise ShardFault(e.shard, key, e.kind, e.detail) from None
+        raise ShardFault(e.shard, key, e.kind, e.detail, e.at) from None
     if group:
         yield key, group
 

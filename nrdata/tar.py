@@ -21,14 +21,17 @@ KINDS = {b"1": "hard link", b"2": "symbolic link", b"3": "character device", b"4
 
 
 class ShardFault(UserError):
-    """What is wrong with a shard: the file's name, the sample's key ("" where none is known), the kind of fault."""
+    """What is wrong with a shard: the file's name, the sample's key ("" where none is known), the kind of fault.
 
-    def __init__(self, shard: str, key: str, kind: str, detail: str):
-        self.shard, self.key, self.detail = shard, key, detail
+    `at` is the byte where the reader of the tar stopped, -1 for what is no matter of the tar.
+    """
+
+    def __init__(self, shard: str, key: str, kind: str, detail: str, at: int = -1):
+        self.shard, self.key, self.detail, self.at = shard, key, detail, at
         super().__init__(f"{shard}{': ' + key if key else ''}: {detail} ({kind})", kind=kind)
 
     def __reduce__(self):  # exceptions travel between processes
-        return ShardFault, (self.shard, self.key, self.kind, self.detail)
+        return ShardFault, (self.shard, self.key, self.kind, self.detail, self.at)
 
 
 class Member(NamedTuple):
@@ -43,8 +46,10 @@ class Member(NamedTuple):
 def members(file: IO[bytes], shard: str, max_member: int = MAX_MEMBER) -> Iterator[Member]:
     """All members in order. Raises `ShardFault` for anything but a whole, plain, uncompressed tar of regular files."""
 
+    at, header_at, long_name, pending = 0, 0, "", False  # pending: an extended header whose member comes next
+
     def fault(kind: str, detail: str) -> ShardFault:
-        return ShardFault(shard, "", kind, detail)
+        return ShardFault(shard, "", kind, detail, at)
 
     end = os.fstat(file.fileno()).st_size
     head = os.pread(file.fileno(), 8, 0)
@@ -53,13 +58,12 @@ def members(file: IO[bytes], shard: str, max_member: int = MAX_MEMBER) -> Iterat
     for magic, name in MAGIC.items():
         if head.startswith(magic):
             raise fault("compressed", f"compressed with {name}; shards are plain tar files")
-    at, header_at, long_name, pending = 0, 0, "", False  # pending: an extended header whose member comes next
     while True:
         block = os.pread(file.fileno(), BLOCK, at)
         if len(block) < BLOCK:
             raise fault("truncated", f"the file ends at byte {end} without two zero blocks")
         if not any(block):
-            _check_end(file, at, end, shard, pending)
+            _check_end(file, at, end, fault, pending)
             return
         if not pending:
             header_at = at
@@ -134,11 +138,11 @@ def _pax_path(body: bytes, fault) -> str:
     return path
 
 
-def _check_end(file: IO[bytes], at: int, end: int, shard: str, pending: bool) -> None:
+def _check_end(file: IO[bytes], at: int, end: int, fault, pending: bool) -> None:
     if pending or end - at < 2 * BLOCK or end % BLOCK:
-        raise ShardFault(shard, "", "truncated", f"the tar does not end in two zero blocks at byte {at}")
+        raise fault("truncated", f"the tar does not end in two zero blocks at byte {at}")
     while at < end:
         piece = os.pread(file.fileno(), 1 << 20, at)
         if any(piece):
-            raise ShardFault(shard, "", "zero_block", f"there is data behind the zero block at byte {at}")
+            raise fault("zero_block", f"there is data behind a zero block, before byte {at + len(piece)}")
         at += len(piece)
