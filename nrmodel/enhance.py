@@ -87,6 +87,8 @@ def enhance_array(
 
 def embed_reference(model: Any, clip: np.ndarray, sample_rate: int) -> tuple[torch.Tensor | None, list[str]]:
     """A clip `(frames, channels)` -> (z_r `(1, D)`, or None where the clip counts as missing; what is to be said)."""
+    if not np.isfinite(clip).all():
+        raise UserError("the reference holds non-finite samples", kind="not_finite")
     if model.null(1) is None:
         return None, ["is not used: this model was trained without one"]
     mono = audio.resample(audio.to_mono(clip[: int(MAX_REF_SECONDS * sample_rate)]), sample_rate, model.sample_rate)

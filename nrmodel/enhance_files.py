@@ -173,8 +173,9 @@ class _References:
         return z_r
 
     def _read(self, path: Path) -> tuple[torch.Tensor | None, list[str], np.ndarray, str]:
-        clip, rate = _beginning(path)
+        clip, rate, cut = _beginning(path)
         z_r, notes, mono = self._embed(clip, rate)
+        notes = [*cut, *notes]
         used = f"{path.name}, {len(clip) / rate:.2f} s"
         if rate != self.model.sample_rate:
             used += f", {rate} -> {self.model.sample_rate} Hz"
@@ -189,7 +190,7 @@ class _References:
         return z_r, [*cancel[:1], *notes], mono
 
     def _start(self, path: Path) -> np.ndarray:
-        clip, rate = _beginning(path)
+        clip, rate, _ = _beginning(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", audio.ChannelsCancel)
             return audio.resample(audio.to_mono(clip), rate, speech_activity.RATE)
@@ -221,10 +222,20 @@ class _References:
         return best[0], min(best[1], best[0] + limit)
 
 
-def _beginning(path: Path) -> tuple[np.ndarray, int]:
+def _beginning(path: Path) -> tuple[np.ndarray, int, list[str]]:
+    """The first `MAX_REF_SECONDS` of a file, its rate, and a note where it is cut short before that."""
     rate = audio.probe(path, tolerant=True).sample_rate
-    block = next(audio.blocks(path, int(enhance.MAX_REF_SECONDS * rate)))
-    return block, rate
+    limit, notes = int(enhance.MAX_REF_SECONDS * rate), []
+    blocks = audio.blocks(path, limit)
+    clip = next(blocks)
+    try:
+        if len(clip) < limit:
+            next(blocks, None)
+    except UserError as e:
+        if e.kind != "truncated":
+            raise
+        notes = [f"is cut short: {e}"]
+    return clip, rate, notes
 
 
 def _stretch(path: Path, start: int, stop: int) -> np.ndarray:

@@ -173,6 +173,12 @@ def test_what_is_no_sound_is_refused_in_a_sentence(x, rate, said):
         enhance_array(REAL, x, rate)
 
 
+def test_non_finite_samples_of_many_blocks_are_counted_from_the_first():
+    blocks = [np.full((1000, 2), value, np.float32) for value in (0.1, 0.1, np.nan, 0.1, np.inf)]
+    with pytest.raises(UserError, match=r"4000 non-finite samples, first at 2\.00 s"):
+        measure(Local(1000), blocks, 1000)
+
+
 def test_a_model_that_breaks_is_not_written_on():
     model = Local(taps=(float("nan"),))
     with pytest.raises(UserError, match="non-finite"):
@@ -207,6 +213,13 @@ def test_a_clip_that_cannot_serve_counts_as_missing(clip, said):
     with pytest.warns(ReferenceWarning, match=said):
         y = enhance_array(REAL, x, 16000, clip)
     assert np.array_equal(y, enhance_array(REAL, x, 16000))
+
+
+def test_a_clip_that_is_not_finite_is_refused():
+    clip = noise(1.0)
+    clip[7] = np.nan
+    with pytest.raises(UserError, match="reference holds non-finite"):
+        enhance_array(REAL, mixture(1.0), 16000, clip)
 
 
 def test_a_clip_of_a_quarter_of_a_second_serves():
@@ -245,6 +258,7 @@ def test_clipping_is_flat_tops_at_full_scale(gain, drive):
     x = noise(0.5, 2) / np.abs(noise(0.5, 2)).max()
     assert not enhance.is_clipped(np.float32(gain) * x)
     assert enhance.is_clipped(np.clip(np.float32(drive) * x, -1, 1))
+    assert not enhance.is_clipped(0.9 * np.sin(2 * np.pi * 50 * np.arange(44100) / 44100))  # round, but slow
 
 
 @given(st.floats(-2.0, 2.0).filter(lambda g: abs(g) > 0.01))

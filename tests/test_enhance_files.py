@@ -373,6 +373,17 @@ def test_clips_that_cannot_serve_are_told_and_missing(nr):
     assert code == 0 and "noisy file itself" in err
 
 
+def test_a_clip_cut_short_is_used_as_far_as_it_goes_and_told(nr):
+    sf.write("a.wav", mixture(), RATE)
+    sf.write("half.wav", noise(1.0, 2)[: RATE // 2], RATE)
+    sf.write("cut.wav", noise(1.0, 2), RATE)
+    Path("cut.wav").write_bytes(Path("cut.wav").read_bytes()[: 44 + RATE])
+    nr("a.wav", "--ref", "half.wav", "--out", "o1")
+    code, _, err = nr("a.wav", "--ref", "cut.wav", "--out", "o2")
+    assert code == 0 and "cut short" in err
+    assert np.array_equal(read("o1/a.wav"), read("o2/a.wav"))
+
+
 def test_a_span_is_that_stretch_of_the_file(nr):
     x = mixture(2.0)
     sf.write("a.wav", x, RATE, "FLOAT")
