@@ -62,7 +62,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--out", type=FOLDER, help="Folder of the data set.  [default: shards/SOURCE]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every draw.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: the cores]")
-@click.option("--strict", is_flag=True, help="Exit 1 where anything was refused.")
+@click.option("--strict", is_flag=True, help="Exit 1 where an item was refused for a fault of its own.")
 @click.option("--force", is_flag=True, help="Overwrite a data set that is there.")
 @click.option("--speech", type=NamedFolder(), multiple=True, help="folders: clean speech, a sub-folder per speaker.")
 @click.option("--noise", type=NamedFolder(), multiple=True, help="folders: noise, <environment>/<recording>.")
@@ -149,11 +149,11 @@ def command(
     if plan_only:
         path = engine.save_plan(plan, out, force)
         click.echo(f"{path}: {len(plan.rows)} rows, {len(plan.refused)} items refused")
-        return int(strict and bool(plan.refused))
+        return int(strict and any(r.fault for r in plan.refused))
     workers = workers or _cores()
     summary = engine.build(options, plan, out, workers, force, numbers)
     click.echo(json.dumps(summary.record(), allow_nan=False) if as_json else _text(summary))
-    return int(strict and bool(summary.refused))
+    return int(strict and any(r.fault for r in summary.refused))
 
 
 def _cores() -> int:

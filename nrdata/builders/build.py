@@ -2,8 +2,7 @@
 
 A shard counts as whole when its tar has its final name, passes the strict reader and holds the rows of the plan that
 can be rendered. Rendering is a pure function of the row, so the reasons of refused rows are found again by rendering
-them again. Processes come from one forkserver that has webdataset loaded (its import costs seconds).
-"""
+them again."""
 
 from __future__ import annotations
 
@@ -11,15 +10,10 @@ import contextlib
 import errno
 import fcntl
 import json
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from nrdata import files
+from nrdata.builders import processes
 from nrdata.builders.plan import Options, Plan, Refused, Shard, read_plan, shards
 from nrdata.builders.render import render
 from nrdata.errors import UserError
@@ -191,12 +186,13 @@ def _render_rows(shard: Shard, options: Options, write: Callable[..., None], onl
             for row in shard.rows:
                 if only is not None and row["key"] not in only:
                     continue
-                try:
-                    mixture, fields = render(row, sources)
-                except UserError as e:
-                    refused.append(Refused(_item(row), str(e), e.kind or "unreadable"))
-                    continue
-                write(row["key"], mixture, fields)
+                with processes.signals_deferred():
+                    try:
+                        mixture, fields = render(row, sources)
+                    except UserError as e:
+                        refused.append(Refused(_item(row), str(e), e.kind or "unreadable"))
+                        continue
+                    write(row["key"], mixture, fields)
     return Result(refused, sorted({str(w.message) for w in caught}))
 
 
@@ -270,7 +266,7 @@ def _make(todo: list[Shard], options: Options, out: Path, has_ref: bool, workers
                 results[shard.name] = make_shard(shard, options, out, has_ref)
                 progress.advance(len(shard.rows))
             return results
-        with _pool(min(workers, len(todo))) as pool:
+        with processes.pool(min(workers, len(todo))) as pool:
             waiting = {pool.submit(make_shard, s, options, out, has_ref): s for s in todo}
             try:
                 while waiting:
@@ -285,39 +281,6 @@ def _make(todo: list[Shard], options: Options, out: Path, has_ref: bool, workers
                     kind="worker_died",
                 ) from None
     return results
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with us: at the end, on any exception (partial files removed), and when we are killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["webdataset.writer", "nrdata.builders.build", "soxr"])
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        yield pool
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            if process.is_alive():
-                process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        raise
-    else:
-        pool.shutdown(wait=True)
-
-
-def _start_worker() -> None:
-    def stop(signum: int, frame: Any) -> None:
-        sys.exit(143)  # an exception: the partial file is removed on the way
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _summarise(

@@ -56,6 +56,11 @@ class Refused:
     reason: str
     kind: str
 
+    @property
+    def fault(self) -> bool:
+        """Something is wrong with the item, rather than that nobody asked for it."""
+        return self.kind not in ("not_drawn", "unseen")
+
     def record(self) -> dict[str, str]:
         return {"item": self.item, "reason": self.reason, "kind": self.kind}
 

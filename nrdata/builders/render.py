@@ -77,7 +77,8 @@ def pair(row: Row, sources: Sources) -> Mixture:
     for side, found in (("speech", rate), ("noisy", noisy_rate)):
         expected = row["source_rate"] or rate  # 0: any, as long as both agree
         if found != expected:
-            raise UserError(f"{expected} Hz expected, {found} found in {row[side]['path']}", kind="wrong_rate")
+            copies = "; --source-rate 16000 takes copies at that rate" if row["source_rate"] and found == 16000 else ""
+            raise UserError(f"{expected} Hz expected, {found} found in {row[side]['path']}{copies}", kind="wrong_rate")
     if len(clean) != len(noisy):
         raise UserError(f"clean has {len(clean)} samples, noisy {len(noisy)}", kind="length_mismatch")
     if clean.shape[1] != noisy.shape[1]:

@@ -89,12 +89,12 @@ def _part(
         utterance = words[0]
         sides = {side: f"{side}_{part}_wav/{utterance}.wav" for side in ("clean", "noisy")}
         item = sides["noisy"]
+        line_item = f"{about['log']} line {n}"
         if len(words) != 3 or not _finite(words[2]):
-            result.refused.append(
-                Refused(item, f"{about['log']} line {n} is not 'utterance environment SNR'", "bad_log")
-            )
-        elif utterance in logged:
-            result.refused.append(Refused(f"{about['log']} line {n}", f"{utterance} appears twice", "duplicate"))
+            result.refused.append(Refused(line_item, "it is not 'utterance environment SNR'", "bad_log"))
+            continue
+        if utterance in logged:
+            result.refused.append(Refused(line_item, f"{utterance} appears twice", "duplicate"))
         elif sides["clean"] not in clean and item not in noisy:
             result.refused.append(Refused(item, f"in {about['log']}, but there is no such file", "no_file"))
         elif sides["clean"] not in clean or item not in noisy:
