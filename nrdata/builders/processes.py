@@ -53,7 +53,7 @@ def _start() -> None:
 
 @contextlib.contextmanager
 def signals_deferred() -> Iterator[None]:
-    """SIGINT and SIGTERM are acted on when the block ends. Only the main thread has signals; elsewhere nothing changes."""
+    """SIGINT and SIGTERM are acted on when the block ends. Only the main thread has signals; elsewhere: no change."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
