@@ -1,7 +1,7 @@
 """`nr evaluate`: systems x modes x files -> rows.jsonl, one row at a time, and the tables made of it.
 
     files     where sound and references come from: `ShardFiles` or `FolderFiles` (folders.py)
-    System    what is asked to enhance: the model, a peer, a folder of estimates, or nothing at all (`noisy`)
+    System    what is asked to enhance (systems.py); the noisy signal itself is one
     Job       one row: file, system, mode, length of the reference, calls, seed
 
 Enhancement runs here, in file order, so that a file is read once; worker processes score meanwhile. Rows are appended
@@ -14,9 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +28,14 @@ from nrdata.files import write_text
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
 from nrmodel.evaluation import tables
-from nrmodel.evaluation.folders import FolderFiles, Sounds, by_name, check_pairs, read_mono
+from nrmodel.evaluation.folders import FolderFiles, Sounds
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores
 from nrmodel.evaluation.rungs import Reference, parse_rung, reference
 from nrmodel.evaluation.scoring import ScoringPool
+from nrmodel.evaluation.systems import System, folder_system, model_systems, peer_system
 
 MODES = ("none", "oracle", "disjoint", "env", "mismatch")
-CONTROL_FILES = 48  # the negative controls are run on this many files
 IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "seed")  # of a row
-
-# (key, sounds, reference, nfe, seed of the sampler's noise) -> (estimate (frames,), flags)
-Enhance = Callable[[str, Sounds, np.ndarray | None, int, int], tuple[np.ndarray, list[str]]]
-
-
-@dataclass(frozen=True)
-class System:
-    """What enhances. `rows`: None for all files, else how many of them. `sampler(nfe)` names the sampler."""
-
-    name: str
-    enhance: Enhance
-    modes: tuple[str, ...] = ("none",)
-    ref_seconds: tuple[float, ...] = (1.0,)
-    budgets: tuple[int, ...] = (0,)
-    seeds: tuple[int, ...] = (0,)
-    rows: int | None = None
-    sampler: Callable[[int], str] = lambda nfe: ""
-    alignment: bool = True  # whether a delay can come from the system and is looked for
 
 
 @dataclass(frozen=True)
@@ -76,7 +57,7 @@ class ShardFiles:
     def __init__(self, dataset: Any, split: str, limit: int | None = None):
         if split not in dataset.splits:
             raise UserError(f"{dataset.name} has no split {split!r}: choose from {', '.join(dataset.splits)}", "split")
-        self.dataset, self.split = dataset, split
+        self.dataset, self.split, self.sample_rate = dataset, split, dataset.sample_rate
         self.index = dataset.index(split)
         count = len(self.index.key)
         if count == 0:
@@ -144,10 +125,10 @@ def evaluate(
         raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
     systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
     if model is not None:
-        systems += model_systems(model, files, modes, ref_seconds, nfe, seeds)
+        systems += model_systems(model, files.sample_rate, modes, ref_seconds, nfe, seeds)
     systems += [peer_system(name, modes, ref_seconds) for name in peer_functions.chosen(peers)]
     if enhanced is not None:
-        systems.append(folder_system(enhanced, files))
+        systems.append(folder_system(enhanced, [files.facts(row)["key"] for row in files.rows]))
     request = {
         "split": split if dataset is not None else "", "fingerprint": files.fingerprint, "files": len(files.rows),
         "limit": limit, "modes": list(modes), "ref_seconds": list(ref_seconds), "seeds": list(seeds),
@@ -250,70 +231,6 @@ def finished_row(described: dict[str, Any], scores: Scores) -> dict[str, Any]:
     flags = described.pop("flags", []) + scores.flags
     delay = {"delay_ms": round(scores.delay_ms, 3)} if scores.delay_ms else {}
     return {**described, **values, "failures": scores.failures, "flags": flags, **delay}
-
-
-# --- systems ---------------------------------------------------------------------------------------------------------
-
-
-def model_systems(
-    model: Any,
-    files: ShardFiles | FolderFiles,
-    modes: Sequence[str],
-    ref_seconds: Sequence[float],
-    nfe: Sequence[int | None],
-    seeds: Sequence[int],
-) -> list[System]:
-    """The model, and its two negative controls: clean speech in (what breaks?), noise alone in (how much is left?)."""
-    rate = getattr(getattr(files, "dataset", None), "sample_rate", SAMPLE_RATE)
-    if rate != model.sample_rate:
-        raise UserError(f"the model works at {model.sample_rate} Hz, the data has {rate} Hz", "wrong_rate")
-    if model.null(1) is None:  # trained without references
-        modes = ("none",)
-    budgets = tuple(dict.fromkeys(model.nfe if n is None else n for n in nfe))
-
-    def on(field: str) -> Enhance:
-        def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                estimate = model.enhance(getattr(sounds, field), sounds.sample_rate, ref, sounds.sample_rate, nfe, seed)
-            doubted = any(w.category.__name__ == "ReferenceWarning" for w in caught)
-            return estimate, ["reference_doubted"] if doubted else []
-
-        return enhance
-
-    def sampler_name(n: int) -> str:
-        from nrmodel import sampler
-
-        return sampler.for_budget(n, model)[0]
-
-    name = f"nr:{model.digest[:8]}"
-    whole = System(name, on("noisy"), tuple(modes), tuple(ref_seconds), budgets, tuple(seeds), None, sampler_name)
-    control = replace(whole, modes=("none",), budgets=budgets[:1], seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
-    return [whole, *(replace(control, name=n, enhance=on(n)) for n in tables.CONTROLS)]
-
-
-def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -> System:
-    """A peer that takes a reference gets the `disjoint` clip, or that of the first mode which has one."""
-    peer = peer_functions.load(name)
-    with_ref = [mode for mode in modes if mode != "none"]
-    own_modes = ("none",)
-    if peer.takes_reference:
-        if not with_ref:
-            raise UserError(f"peer {name} needs a reference: add a mode such as disjoint to --modes", "mode")
-        own_modes = ("disjoint",) if "disjoint" in with_ref else (with_ref[0],)
-
-    def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
-        return peer(sounds.noisy, sounds.sample_rate, ref), []
-
-    return System(f"peer:{name}", enhance, own_modes, tuple(ref_seconds)[:1])
-
-
-def folder_system(enhanced: Path, files: ShardFiles | FolderFiles) -> System:
-    """Estimates made elsewhere, `enhanced/NAME`; a key of a data set is a NAME too."""
-    found = by_name(enhanced)
-    wanted = {files.facts(row)["key"]: Path(files.facts(row)["key"]) for row in files.rows}
-    check_pairs(enhanced, found, Path("the evaluation set"), wanted)
-    return System("enhanced", lambda key, sounds, ref, nfe, seed: (read_mono(found[key]), []))
 
 
 # --- small things ----------------------------------------------------------------------------------------------------

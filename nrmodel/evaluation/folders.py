@@ -43,7 +43,7 @@ class FolderFiles:
         self.names = sorted(self.noisy)[:limit]
         self.rows = range(len(self.names))
         self.modes = ("none", "given") if ref else ("none",)
-        self.fingerprint = ""
+        self.fingerprint, self.sample_rate = "", SAMPLE_RATE
 
     def facts(self, row: int) -> dict[str, Any]:
         name = self.names[row]

@@ -62,8 +62,6 @@ def load(name: str) -> Peer:
 def mmse_lsa(noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
     """Ephraim and Malah's log-spectral amplitude estimator (1985), the noise power from the reference's mean
     periodogram, the a priori SNR decision-directed with a floor of -25 dB. float (frames,) at 16 kHz."""
-    from scipy.special import exp1
-
     if ref is None:
         raise UserError("mmse-lsa takes its noise spectrum from a reference: add a mode that has one", "mode")
     window = np.sqrt(np.hanning(FRAME + 1)[:-1])
@@ -75,11 +73,18 @@ def mmse_lsa(noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
         after = np.clip(np.abs(frame) ** 2 / of_noise, 1e-3, 1e3)  # a posteriori SNR
         before = 0.98 * gain_before**2 * after_before + 0.02 * np.maximum(after - 1, 0)  # a priori SNR
         before = np.maximum(before, 10**-2.5)
-        v = before / (1 + before) * after
-        gain = np.minimum(before / (1 + before) * np.exp(0.5 * exp1(v)), 1.0)
+        gain = np.minimum(lsa_gain(before, after), 1.0)
         out[i * FRAME // 2 : i * FRAME // 2 + FRAME] += window * np.fft.irfft(gain * frame)
         gain_before, after_before = gain, after
     return out[FRAME // 2 : FRAME // 2 + len(noisy)].astype(np.float32)
+
+
+def lsa_gain(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """exp(E[ln |S|]) / |Y| for complex Gaussian speech S and noise, from the a priori and a posteriori SNR."""
+    from scipy.special import exp1
+
+    wiener = before / (1 + before)
+    return wiener * np.exp(0.5 * exp1(wiener * after))
 
 
 def noisereduce(noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:

@@ -140,11 +140,12 @@ def with_speech(clip: np.ndarray, speech: np.ndarray, speech_to_noise_db: float)
 
 def other_utterance(dataset: Any, split: str, row: int, frames: int, rng: np.random.Generator) -> np.ndarray | None:
     """The loudest stretch of another utterance of the row's speaker, at most `frames` long and repeated to it; None
-    where the speaker has no other. One clean recording may be in many mixtures: those are recognised and passed."""
+    where the speaker has no other. One clean recording may be in many mixtures: those are recognised and passed,
+    as the row itself is."""
     index = dataset.index(split)
     own = dataset.read(split, row, "clean")
     others = np.flatnonzero(index.speaker == index.speaker[row])
-    for other in rng.permutation(others[others != row]):
+    for other in rng.permutation(others):  # itself among them
         speech = dataset.read(split, int(other), "clean")
         shared = min(len(own), len(speech))
         a, b = own[:shared].astype(np.float64), speech[:shared].astype(np.float64)

@@ -30,7 +30,7 @@ HARM_DB = 1.0  # a file that loses more SI-SDR than this is harmed
 PRIMARY_SNR_DB = (-7.5, 2.5)  # the levels -5 and 0 dB, as measured
 DISTANCE_EDGES_DB = (0.0, 3.0, 6.0, 9.0, 12.0, math.inf)
 TOO_SHORT = "too short to conclude"
-CONTROLS = ("clean", "noise")
+CONTROLS = ("clean", "noise")  # systems whose rows are the negative controls
 
 Row = dict[str, Any]
 Setting = tuple[str, str, float, int]  # system, mode, ref_seconds, nfe

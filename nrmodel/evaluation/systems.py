@@ -1,0 +1,102 @@
+"""What is asked to enhance: the model and its negative controls, peers, a folder of estimates, or nothing at all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nrdata.errors import UserError
+from nrmodel.evaluation import peers as peer_functions
+from nrmodel.evaluation.folders import Sounds, by_name, check_pairs, read_mono
+
+CONTROLS = ("clean", "noise")  # what the model is given instead of the noisy signal
+CONTROL_FILES = 48  # the negative controls are run on this many files
+
+# (key, sounds, reference, nfe, seed of the sampler's noise) -> (estimate (frames,), flags)
+Enhance = Callable[[str, Sounds, np.ndarray | None, int, int], tuple[np.ndarray, list[str]]]
+
+
+@dataclass(frozen=True)
+class System:
+    """What enhances. `rows`: None for all files, else how many of them. `sampler(nfe)` names the sampler."""
+
+    name: str
+    enhance: Enhance
+    modes: tuple[str, ...] = ("none",)
+    ref_seconds: tuple[float, ...] = (1.0,)
+    budgets: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+    rows: int | None = None
+    sampler: Callable[[int], str] = lambda nfe: ""
+    alignment: bool = True  # whether a delay can come from the system and is looked for
+
+
+def model_systems(
+    model: Any,
+    sample_rate: int,
+    modes: Sequence[str],
+    ref_seconds: Sequence[float],
+    nfe: Sequence[int | None],
+    seeds: Sequence[int],
+) -> list[System]:
+    """The model, and its two negative controls: clean speech in (what breaks?), noise alone in (how much is left?)."""
+    from nrmodel.enhance import ReferenceWarning
+
+    if sample_rate != model.sample_rate:
+        raise UserError(f"the model works at {model.sample_rate} Hz, the data has {sample_rate} Hz", "wrong_rate")
+    if model.null(1) is None:  # trained without references
+        modes = ("none",)
+    budgets = tuple(dict.fromkeys(model.nfe if n is None else n for n in nfe))
+
+    def on(field: str) -> Enhance:
+        def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                estimate = model.enhance(getattr(sounds, field), sounds.sample_rate, ref, sounds.sample_rate, nfe, seed)
+            doubts = [w for w in caught if issubclass(w.category, ReferenceWarning)]
+            for w in caught:
+                if w not in doubts:
+                    warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+            return estimate, ["reference_doubted"] if doubts else []
+
+        return enhance
+
+    def sampler_name(n: int) -> str:
+        from nrmodel import sampler
+
+        return sampler.for_budget(n, model)[0]
+
+    name = f"nr:{model.digest[:8]}"
+    whole = System(name, on("noisy"), tuple(modes), tuple(ref_seconds), budgets, tuple(seeds), None, sampler_name)
+    control = replace(whole, modes=("none",), budgets=budgets[:1], seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
+    return [whole, *(replace(control, name=n, enhance=on(n)) for n in CONTROLS)]
+
+
+def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -> System:
+    """A peer that takes a reference gets the `disjoint` clip, or that of the first mode which has one."""
+    peer = peer_functions.load(name)
+    with_ref = [mode for mode in modes if mode != "none"]
+    own_modes = ("none",)
+    if peer.takes_reference:
+        if not with_ref:
+            raise UserError(
+                f"peer {name} needs a reference: give a mode such as disjoint, or --ref with folders", "mode"
+            )
+        own_modes = ("disjoint",) if "disjoint" in with_ref else (with_ref[0],)
+
+    def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
+        return peer(sounds.noisy, sounds.sample_rate, ref), []
+
+    return System(f"peer:{name}", enhance, own_modes, tuple(ref_seconds)[:1])
+
+
+def folder_system(enhanced: Path, keys: Sequence[str]) -> System:
+    """Estimates made elsewhere, `enhanced/NAME`; a key of a data set is a NAME too."""
+    found = by_name(enhanced)
+    check_pairs(enhanced, found, Path("the evaluation set"), {key: Path(key) for key in keys})
+    return System("enhanced", lambda key, sounds, ref, nfe, seed: (read_mono(found[key]), []))
