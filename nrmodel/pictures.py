@@ -8,7 +8,7 @@ import numpy as np
 
 
 def spectrograms(signals: dict[str, np.ndarray], sample_rate: int, path: Path, title: str = "") -> None:
-    """Write a PNG with the spectrograms (dB, one colour scale of 70 dB) of named signals `(samples,)` under each other."""
+    """Write a PNG: spectrograms of named signals `(samples,)` under each other, in dB on one scale of 70 dB."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -17,7 +17,7 @@ def spectrograms(signals: dict[str, np.ndarray], sample_rate: int, path: Path, t
 
     levels = {}
     for name, signal in signals.items():
-        frequency, seconds, values = stft(signal, sample_rate, nperseg=512, noverlap=384)
+        _, _, values = stft(signal, sample_rate, nperseg=512, noverlap=384)
         levels[name] = 20 * np.log10(np.abs(values) + 1e-7)
     top = max(level.max() for level in levels.values())
     figure, axes = plt.subplots(len(signals), 1, figsize=(8, 1.9 * len(signals)), sharex=True, layout="constrained")
