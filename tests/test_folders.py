@@ -16,6 +16,7 @@ import nrdata
 from nrdata.builders.plan import Options
 from nrdata.builders.sources import Folder, stretch
 from nrdata.builders.units import Levels
+from nrdata.leaks import find_leaks
 from nrdata.triplet import energy_snr_db
 from nrdata.verify import verify
 
@@ -70,6 +71,20 @@ def test_unseen_with_an_index_refuses_the_training_recordings(tmp_path):
     assert build(*argv, "--out", tmp_path / "out", "--unseen", "place0") == 0
     kinds = refused(tmp_path / "out")
     assert Counter(kinds.values())["unseen"] == 4 and "noise/place0/train0.flac" in kinds
+
+
+def test_our_own_recipe_has_no_leaks_with_a_seen_split(tmp_path):
+    """`seen`: other time of training recordings, test speakers; nothing heard twice."""
+    bare_folders(tmp_path, environments=2)
+    for e in range(2):
+        for r in range(4):
+            write(tmp_path / "noise" / f"place{e}" / f"r{r}.wav", noise(11.0, e, seed=r))
+    assert folders(tmp_path, tmp_path / "out", "--seen-split", "--unseen", "") == 0
+    data = nrdata.open(tmp_path / "out")
+    assert set(data.splits) == {"train", "valid", "test", "seen"}
+    assert set(data.index("seen").recording_names) <= set(data.index("train").recording_names)
+    assert set(data.index("seen").speaker_names) <= set(data.index("test").speaker_names)
+    assert find_leaks(tmp_path / "out")[0] == []
 
 
 def test_names_stand_before_the_slash_and_index_columns_in_meta(tmp_path):

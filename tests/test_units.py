@@ -29,6 +29,13 @@ def test_five_seconds_give_three_one_one_without_slack():
     assert {*unit.mixture, *unit.reserve} in ({0, 48000, 64000, 80000}, {0, 16000, 32000, 80000})
 
 
+@pytest.mark.parametrize(("frames", "reserve"), [(95999, 16000), (96000, 32000), (160000, 32000)])
+def test_six_seconds_and_more_reserve_two(frames, reserve):
+    (unit,), _ = cut(levels(white(frames)), RATE)
+    assert unit.reserve is not None and unit.reserve[1] - unit.reserve[0] == reserve
+    assert unit.frames == frames - 16000 - reserve
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     frames=st.integers(1, 45 * 800), rate=st.sampled_from([800, 441]), reserve=st.sampled_from([None, 0.0, 0.5, 1.5])
