@@ -68,8 +68,6 @@ def members(file: IO[bytes], shard: str, max_member: int = MAX_MEMBER) -> Iterat
         if not pending:
             header_at = at
         kind, name, size = _header(block, at, fault)
-        if kind == b"S":
-            raise fault("sparse", f"sparse member {name} at byte {at}")
         if kind not in (b"0", b"\0", b"x", b"L"):
             raise fault("member", f"{KINDS.get(kind, 'entry of type ' + repr(kind))} {name} at byte {at}")
         special = kind in (b"x", b"L")

@@ -166,6 +166,21 @@ def test_wav_longer_than_32_bits_can_say(tmp_path):
         audio.read(path)
 
 
+def test_an_odd_chunk_before_the_sound(tmp_path):
+    path = patched_wav(tmp_path / "x.wav", 0)
+    data = path.read_bytes()
+    path.write_bytes(data[:36] + b"LIST" + struct.pack("<I", 5) + b"INFOx\0" + data[36:])
+    with pytest.warns(UserWarning, match="length open"):
+        assert np.array_equal(audio.read(path)[0][:, 0], np.rint(X * 32768) / 32768)
+
+
+def test_ogg_cut_between_pages(tmp_path):
+    audio.write(tmp_path / "x.ogg", noise(3.0), 16000)
+    data = (tmp_path / "x.ogg").read_bytes()
+    (tmp_path / "x.ogg").write_bytes(data[: data.rindex(b"OggS")])
+    assert kind_of(audio.read, tmp_path / "x.ogg") == "truncated"
+
+
 def test_chunks_behind_the_sound_are_no_sound(tmp_path):
     audio.write(tmp_path / "x.wav", X[:15999], 16000, "PCM_U8")  # an odd number of bytes: padded
     data = (tmp_path / "x.wav").read_bytes()
@@ -289,11 +304,14 @@ def test_long_ogg_does_not_crash(tmp_path):
 def test_mono_of_opposite_channels_is_the_first_one():
     with pytest.warns(audio.ChannelsCancel):
         assert np.array_equal(audio.to_mono(np.stack([X, -X], 1)), X)
+    with pytest.warns(audio.ChannelsCancel):  # the mean is 32 dB under the channels
+        assert np.array_equal(audio.to_mono(np.stack([X, -0.95 * X], 1)), X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.allclose(audio.to_mono(np.stack([X, X], 1)), X, atol=1e-7)
         assert not audio.to_mono(np.zeros((100, 2), np.float32)).any()
         assert audio.to_mono(np.stack([X, np.zeros_like(X)], 1)).any()
+        assert np.allclose(audio.to_mono(np.stack([X, -0.8 * X], 1)), 0.1 * X, atol=1e-6)
         assert audio.to_mono(X) is X
 
 

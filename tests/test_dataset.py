@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import RATE, make_dataset, names
+from helpers import RATE, make_dataset, names, sample_fields
+from test_shard import MIXTURE
 
 import nrdata
 from nrdata.dataset import default_folder, load_index
 from nrdata.errors import UserError
-from nrdata.manifest import NAME, Shard
-from nrdata.shard import ShardFault, index_path, read_index
+from nrdata.manifest import NAME, Shard, write_manifest
+from nrdata.shard import ShardFault, ShardWriter, index_path, read_index
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,17 @@ def test_several_folders_are_one_data_set(tmp_path, tiny_dataset):
     (other / NAME).write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"16000 Hz.*8000 Hz"):
         nrdata.open(tiny_dataset, other)
+
+
+def test_long_keys_stay_whole(tmp_path):
+    keys = [f"{'k' * n}-{i}" for i, n in enumerate((3, 20, 60, 120))]
+    with ShardWriter(tmp_path / "train-000000.tar", RATE, True) as writer:
+        for i, key in enumerate(keys):
+            writer.write(key, MIXTURE, sample_fields("train", i, 0, 0, (0, 6400)))
+    write_manifest(tmp_path)
+    data = nrdata.open(tmp_path)
+    assert [k.decode() for k in data.index("train").key] == keys
+    assert [data.sample(key).env_id for key in keys] == [f"local/env{i}" for i in range(4)]
 
 
 def test_names_are_literal(tiny_dataset, tmp_path):

@@ -179,6 +179,12 @@ def test_shards_that_are_missing_or_not_listed(copy):
     ]
 
 
+def test_an_index_of_other_bytes(copy):
+    index = copy / "test-000000.index.jsonl"
+    index.write_text(index.read_text().replace('"split": "test"', '"split":  "test"', 1))
+    assert [(f.shard, f.kind) for f in verify(copy).faults] == [(index.name, "index")]
+
+
 def test_a_plan_that_is_not_the_one_built_from(copy):
     (copy / "plan.jsonl").write_text("{}\n")
     write_manifest(copy, plan_sha256="0" * 64)

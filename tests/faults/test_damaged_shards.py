@@ -86,6 +86,17 @@ def test_cuts_of_the_end(folder):
     assert {f.kind for f in verify(folder).faults} >= {"bytes"}
 
 
+def test_bytes_that_nobody_reads(folder):
+    """Padding behind a member, and what follows the end: no place for a message."""
+    content = (folder / TAR).read_bytes()
+    for member in walk(folder / TAR):
+        for at in {member.offset + member.size, member.offset + member.size + (-member.size % 512) - 1}:
+            if member.size % 512:
+                assert_reported(folder, content[:at] + b"x" + content[at + 1 :], f"padding of {member.name}")
+    for tail in (b"x", bytes(511) + b"x", bytes(10240) + b"x" * 512):
+        assert_reported(folder, content + tail, "tail")
+
+
 def test_a_zeroed_block_anywhere(folder):
     content = (folder / TAR).read_bytes()
     for at in range(0, len(content), 512 * 3):
@@ -179,7 +190,9 @@ def test_members_that_are_not_whole_samples(folder, capsys, how, key, index):
         index_path(folder / TAR).unlink()
         (folder / "manifest.json").unlink()
         assert run(["index", str(folder)]) == 2
-        assert f"{TAR}: {key}" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert f"{TAR}: {key}" in err
+        assert ("occurs twice" in err) == (how in ("twice", "sample twice"))
     assert run(["verify-shards", str(folder)]) == 1
     assert f"{TAR}: {key}: " in capsys.readouterr().out
 
