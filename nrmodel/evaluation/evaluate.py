@@ -67,10 +67,13 @@ class ShardFiles:
             self.rows = sorted(int(row) for row in np.random.default_rng(0).permutation(count)[:limit])
         self.fingerprint = str(dataset.fingerprint)
 
-    def facts(self, row: int) -> dict[str, Any]:
+    def key(self, row: int) -> str:
+        return bytes(self.index.key[row]).decode()
+
+    def facts(self, row: int, sounds: Sounds) -> dict[str, Any]:
         index = self.index
         return {
-            "key": bytes(index.key[row]).decode(),
+            "key": self.key(row),
             "env_id": index.env_names[index.env[row]],
             "recording": index.recording_names[index.recording[row]],
             "speaker": index.speaker_names[index.speaker[row]],
@@ -81,10 +84,10 @@ class ShardFiles:
         clean, noisy, noise = (self.dataset.read(self.split, row, field) for field in ("clean", "noisy", "noise"))
         return Sounds(clean, noisy, noise, self.dataset.sample_rate)
 
-    def fault(self, row: int) -> str | None:
+    def fault(self, sounds: Sounds) -> str | None:
         return None  # `noisy = clean + noise` is an invariant of shards
 
-    def reference(self, row: int, mode: str, ref_seconds: float, seed: int) -> Reference | None:
+    def reference(self, row: int, sounds: Sounds, mode: str, ref_seconds: float, seed: int) -> Reference | None:
         return reference(self.dataset, self.split, row, mode, ref_seconds, seed)
 
 
@@ -128,7 +131,7 @@ def evaluate(
         systems += model_systems(model, files.sample_rate, modes, ref_seconds, nfe, seeds)
     systems += [peer_system(name, modes, ref_seconds) for name in peer_functions.chosen(peers)]
     if enhanced is not None:
-        systems.append(folder_system(enhanced, [files.facts(row)["key"] for row in files.rows]))
+        systems.append(folder_system(enhanced, [files.key(row) for row in files.rows]))
     request = {
         "split": split if dataset is not None else "", "fingerprint": files.fingerprint, "files": len(files.rows),
         "limit": limit, "modes": list(modes), "ref_seconds": list(ref_seconds), "seeds": list(seeds),
@@ -138,9 +141,9 @@ def evaluate(
     training_data = getattr(model, "training_data", None)
     prepare(out, request, force)
     if not (out / "rows.jsonl").exists():
-        digest = getattr(model, "digest", "")
-        write_json(out / "run.json", provenance() | {"fingerprint": files.fingerprint, "model_sha256": digest})
-        run(files, systems, out, training_data, workers or max(1, (os.cpu_count() or 2) // 2))
+        workers = workers or max(1, (os.cpu_count() or 2) // 2)
+        write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
+        run(files, systems, out, training_data, workers)
     rows = tables.read_rows(out / "rows.jsonl")
     return tables.write_tables(rows, out)
 
@@ -165,13 +168,13 @@ def run(
             progress.advance()
 
         for row, jobs in plan(files, systems):
-            facts = files.facts(row)
-            waiting = [job for job in jobs if job.identity(facts["key"]) not in done]
+            waiting = [job for job in jobs if job.identity(files.key(row)) not in done]
             progress.advance(len(jobs) - len(waiting))
             if not waiting:
                 continue
+            sounds = files.sounds(row)
+            facts, fault = files.facts(row, sounds), files.fault(sounds)
             facts["seen"] = seen(facts, training_data)
-            sounds, fault = files.sounds(row), files.fault(row)
             for job in waiting:
                 described, estimate = enhanced_row(files, row, facts, sounds, job)
                 named = fault or described.pop("fault", None)
@@ -206,7 +209,7 @@ def enhanced_row(
     files: ShardFiles | FolderFiles, row: int, facts: dict[str, Any], sounds: Sounds, job: Job
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """The row without its scores, and the estimate; `fault` names why there is none."""
-    clip = files.reference(row, job.mode, job.ref_seconds, job.seed)
+    clip = files.reference(row, sounds, job.mode, job.ref_seconds, job.seed)
     described = {
         "key": facts["key"], "system": job.system.name, "mode": job.mode, "ref_seconds": job.ref_seconds,
         "sampler": job.system.sampler(job.nfe), "nfe": job.nfe, "seed": job.seed,
@@ -234,6 +237,16 @@ def finished_row(described: dict[str, Any], scores: Scores) -> dict[str, Any]:
 
 
 # --- small things ----------------------------------------------------------------------------------------------------
+
+
+def made_with(model: Any, fingerprint: str, workers: int) -> dict[str, Any]:
+    """What else a result depends on, or may be asked about."""
+    found = {"fingerprint": fingerprint, "scoring_processes": workers}
+    if model is None:
+        return found
+    import torch
+
+    return found | {"model_sha256": model.digest, "torch_threads": torch.get_num_threads()}
 
 
 def noise_seed(key: str, seed: int) -> int:

@@ -45,13 +45,14 @@ class FolderFiles:
         self.modes = ("none", "given") if ref else ("none",)
         self.fingerprint, self.sample_rate = "", SAMPLE_RATE
 
-    def facts(self, row: int) -> dict[str, Any]:
-        name = self.names[row]
-        sounds = self.sounds(row)
+    def key(self, row: int) -> str:
+        return self.names[row]
+
+    def facts(self, row: int, sounds: Sounds) -> dict[str, Any]:
         signal, rest = np.sum(np.square(sounds.clean)), np.sum(np.square(sounds.noise))
         snr_db = round(10 * float(np.log10(signal / rest)), 2) if signal > 0 and rest > 0 else None
         unknown = {"env_id": "unknown", "recording": "unknown", "speaker": "unknown"}
-        return {"key": name, **unknown, "snr_db": snr_db}
+        return {"key": self.key(row), **unknown, "snr_db": snr_db}
 
     def sounds(self, row: int) -> Sounds:
         name = self.names[row]
@@ -59,18 +60,17 @@ class FolderFiles:
         frames = min(len(clean), len(noisy))
         return Sounds(clean, noisy, noisy[:frames] - clean[:frames], SAMPLE_RATE)
 
-    def fault(self, row: int) -> str | None:
+    def fault(self, sounds: Sounds) -> str | None:
         """Why the pair as a whole cannot be scored."""
-        sounds = self.sounds(row)
         return "swapped" if looks_swapped(sounds.clean, sounds.noisy) else None
 
-    def reference(self, row: int, mode: str, ref_seconds: float, seed: int) -> Reference | None:
+    def reference(self, row: int, sounds: Sounds, mode: str, ref_seconds: float, seed: int) -> Reference | None:
         """The file's own clip whole (`given`), whatever length was asked."""
         if mode == "none":
             return Reference(None)
         name = self.names[row]
         clip = read_mono(self.ref[name])
-        distance = spectral_distance_db(clip, self.sounds(row).noise, SAMPLE_RATE)
+        distance = spectral_distance_db(clip, sounds.noise, SAMPLE_RATE)
         return Reference(clip, "given", f"{name}.ref", (0, len(clip)), distance)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,10 +101,11 @@ class ScoringPool:
 
 def _work(pipe: Connection) -> None:
     """A worker's life: a pair in, its `Scores` after each metric out, None after the last."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends its workers
     while True:
         try:
             pair = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         for scores in score_steps(*pair):
             pipe.send(scores)
