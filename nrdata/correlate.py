@@ -70,8 +70,7 @@ def compare(a: np.ndarray, b: np.ndarray, a_spectrum: np.ndarray, b_spectrum: np
         return None
     peaks = np.argpartition(height, -LAGS)[-LAGS:]
     best: Match | None = None
-    for peak in peaks:
-        lag = int(peak) if peak < size // 2 else int(peak) - size
+    for lag in (int(lag) for peak in peaks for lag in (peak, peak - size)):  # the correlation is circular
         value = _windowed(a, b, lag)
         if value > THRESHOLD and (best is None or value > best.correlation):
             best = Match(value, lag / RATE)
@@ -93,8 +92,8 @@ def _windowed(a: np.ndarray, b: np.ndarray, lag: int) -> float:
 
 
 def fft_size(*lengths: int) -> int:
-    """Room for every lag of two sounds."""
-    return 1 << int(sum(lengths) - 1).bit_length()
+    """Room for the longest sound; lags that fold onto each other are told apart by `compare`."""
+    return 1 << int(max(1, *lengths) - 1).bit_length()
 
 
 def best_match(a: np.ndarray, b: np.ndarray, sample_rate: int) -> Match | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from nrdata.dataset import open as open_dataset
 from nrdata.progress import Progress
 
 SHOWN = 3  # examples a line
-MAX_PAIRS = 200_000  # compared by ear: some 3 ms each
+MAX_PAIRS = 200_000  # of two splits whose sound is compared: a millisecond or two each
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def find_leaks(folder: Path | str) -> tuple[list[Leak], list[str]]:
     found: list[Leak | None] = []
     notes: list[str] = []
     digests = {split: _digests(dataset, split) for split in dataset.splits}
+    units = {split: distinct(dataset.index(split)) for split in dataset.splits}
     for a, b in itertools.combinations(dataset.splits, 2):
         x, y = dataset.index(a), dataset.index(b)
         pair = f"{a} and {b}"
@@ -62,19 +64,34 @@ def find_leaks(folder: Path | str) -> tuple[list[Leak], list[str]]:
                 if d in digests[b][field]
             ]
             found.append(_leak(f"same_{field}", pair, same))
-        rows_a, rows_b = _thinned(len(x), len(y))
-        if len(rows_a) < len(x) or len(rows_b) < len(y):
-            notes.append(f"{pair}: {len(rows_a)} x {len(rows_b)} of {len(x)} x {len(y)} pairs compared by ear")
+        rows_a, rows_b = thinned(units[a], units[b])
+        if len(rows_a) * len(rows_b) < len(units[a]) * len(units[b]):
+            of = f"{len(units[a])} x {len(units[b])}"
+            notes.append(f"{pair}: the sound of {len(rows_a)} x {len(rows_b)} of {of} stretches was compared")
         found.append(_leak("same_sound", pair, list(correlate.across(dataset, a, rows_a, b, rows_b))))
     for split in dataset.splits:
         found.append(_leak("reference_overlaps", split, list(_references(dataset, split))))
     return [leak for leak in found if leak is not None], notes
 
 
-def _thinned(n: int, m: int) -> tuple[range, range]:
-    """Evenly spaced rows of both sides, at most MAX_PAIRS pairs: the larger side is thinned."""
-    step = -(-n * m // MAX_PAIRS)
-    return (range(0, n, step), range(m)) if n >= m else (range(n), range(0, m, step))
+def distinct(index: SplitIndex) -> list[int]:
+    """Rows whose noise is not a part of another row's: one sample for each stretch of each recording."""
+    taken: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    rows = []
+    for row in np.argsort(-index.frames, kind="stable").tolist():
+        start, stop = index.stretch[row].tolist()
+        spans = taken[int(index.recording[row])]
+        if start >= 0 and any(a <= start and stop <= b for a, b in spans):
+            continue
+        spans.append((start, stop))
+        rows.append(row)
+    return sorted(rows)
+
+
+def thinned(a: list[int], b: list[int]) -> tuple[list[int], list[int]]:
+    """Evenly spaced rows, at most about MAX_PAIRS pairs: the larger side is thinned."""
+    step = -(-len(a) * len(b) // MAX_PAIRS)
+    return (a[::step], b) if len(a) >= len(b) else (a, b[::step])
 
 
 def _leak(kind: str, splits: str, examples: list[str]) -> Leak | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile as sf
 from helpers import RATE, make_dataset, noise, sample_fields, speech
 
+import nrdata
 from cli.main import run
 from nrdata import audio, correlate
-from nrdata.leaks import _thinned, find_leaks
+from nrdata.leaks import distinct, find_leaks, thinned
 from nrdata.manifest import write_manifest
 from nrdata.shard import ShardWriter
 from nrdata.triplet import mix
@@ -144,11 +146,32 @@ def test_a_clip_that_overlaps_its_mixture(tmp_path):
     assert "train-0000002 (correlation" in leak.examples[0] and "train-0000003 (stretch" in leak.examples[1]
 
 
-def test_many_pairs_are_thinned_and_told():
+def test_many_pairs_are_thinned():
     for n, m in ((10, 10), (11572, 824), (824, 11572), (10**6, 3)):
-        a, b = _thinned(n, m)
+        a, b = thinned(list(range(n)), list(range(m)))
         assert len(a) * len(b) <= 200_000 + min(n, m) and (len(a) == n or len(b) == m)
-    assert _thinned(400, 400) == (range(400), range(400))
+        assert len(a) * len(b) > min(n * m, 190_000) * 0.99
+    assert thinned([3, 4], [5]) == ([3, 4], [5])
+
+
+def test_every_stretch_is_compared_once(tmp_path):
+    r = {"recording": "local/env0/r"}
+    spans = [(0, 32000), (0, 16000), (16000, 32000), (16000, 48000), (48000, 64000), (-1, -1), (-1, -1)]
+    rows = [[speech(1, i), noise(1, 0, i), None, {**r, "stretch": list(span)}] for i, span in enumerate(spans)]
+    rows.append([speech(1, 9), noise(1, 0, 9), None, {"recording": "local/env0/other", "stretch": [0, 16000]}])
+    index = nrdata.open(write(tmp_path / "d", {"train": rows})).index("train")
+    assert distinct(replace(index, frames=np.array([32, 16, 16, 32, 16, 16, 16, 16]))) == [0, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("lag", [-20000, -100, 0, 7777, 30000])
+def test_lags_of_both_signs(lag):
+    x = noise(6.0, 0, 3)
+    a, b = x[32000 : 32000 + 40000], x[32000 + lag : 32000 + lag + 40000]
+    match = correlate.best_match(a, b, RATE)
+    if 40000 - abs(lag) >= RATE:
+        assert match is not None and abs(match.lag_seconds - lag / RATE) < 1e-3
+    else:
+        assert match is None
 
 
 def test_leaks_wait_for_whole_shards(tmp_path, capsys):
