@@ -230,7 +230,8 @@ class Listener:
 
     def __call__(self, row: int, field: str, start: int, stop: int) -> float:
         """RMS level in dB (-inf for digital silence)."""
-        power = float(np.mean(np.square(self.sound(row, field, start, stop), dtype=np.float64)))
+        sound = self.sound(row, field, start, stop)
+        power = float(np.dot(sound, sound)) / max(len(sound), 1)
         return 10 * math.log10(power) if power > 0 else -math.inf
 
     def sound(self, row: int, field: str, start: int, stop: int) -> np.ndarray:
