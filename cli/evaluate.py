@@ -38,7 +38,7 @@ def numbers(kind, value: str, option: str) -> list:
 @click.option("--limit", type=click.IntRange(1), help="That many files, drawn evenly from the split.")
 @click.option("--out", type=FOLDER, help="Folder of rows and tables. Default: out/evaluate-<system>-<data>.")
 @click.option("--clean", type=FOLDER, help="Plain folders instead of shards: the clean files,")
-@click.option("--noisy", type=FOLDER, help="the noisy ones of the same names,")
+@click.option("--noisy", type=FOLDER, help="the noisy ones of the same names (alone: DNSMOS, extra dnsmos),")
 @click.option("--ref", type=FOLDER, help="a noise clip for each,")
 @click.option("--enhanced", type=FOLDER, help="and estimates made elsewhere (by key, with --shards).")
 @click.option("--workers", type=click.IntRange(1), help="Processes that score. Default: half of the cores.")
@@ -54,11 +54,11 @@ def command(
 
     Example: nr evaluate --checkpoint runs/env --shards shards/real --modes none,disjoint,mismatch --out results/env
     """
-    if (clean is None) != (noisy is None):
+    if clean is not None and noisy is None:
         raise click.UsageError("--clean and --noisy belong together")
-    if clean is not None and shards:
+    if noisy is not None and shards:
         raise click.UsageError("--shards or --clean and --noisy, not both")
-    if ref is not None and clean is None:
+    if ref is not None and noisy is None:
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
     lengths, seed_list = numbers(float, ref_seconds, "--ref-seconds"), numbers(int, seeds, "--seeds")
     budgets = numbers(int, nfe, "--nfe") if nfe else [None]
@@ -67,7 +67,7 @@ def command(
     from nrmodel.evaluation.folders import RATE_RULE
 
     dataset, data = None, "folders"
-    if clean is None:
+    if noisy is None:
         import nrdata
         from nrdata.dataset import default_folder
 
@@ -89,6 +89,8 @@ def command(
             click.echo("model: trained without references, so evaluated with none", err=True)
     out = out or Path("out") / f"evaluate-{system}-{data}"
     click.echo(f"out: {printable(str(out))}", err=True)
+    if noisy is not None and clean is None:
+        return rate(noisy, out, enhanced, model, ref, limit, as_json)
     summary = evaluate(
         model,
         dataset,
@@ -114,3 +116,15 @@ def command(
     if late:
         click.echo(f"nr: {late} rows are misaligned or swapped and have no score: see delay_ms in rows.jsonl", err=True)
     return 1 if late and enhanced else 0
+
+
+def rate(noisy, out, enhanced, model, ref, limit, as_json) -> int:
+    """Without clean files: DNSMOS alone."""
+    from nrmodel.evaluation.dnsmos import rate_folders
+
+    def enhance(x, clip):
+        return model.enhance(x, 16000, clip, 16000)
+
+    lines = rate_folders(noisy, out, enhanced, enhance if model else None, ref, limit)
+    click.echo(json.dumps(lines, indent=1) if as_json else (out / "dnsmos.md").read_text(encoding="utf-8"), nl=False)
+    return 0

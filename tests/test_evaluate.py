@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -34,6 +35,12 @@ class StandIn:
 
     def null(self, batch):
         return np.zeros((batch, 1))
+
+    def embed(self, ref, sample_rate):
+        return ref
+
+    def embed(self, ref, sample_rate):
+        return ref
 
     def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0):
         if self.stop_after is not None and len(self.calls) >= self.stop_after:
@@ -340,6 +347,48 @@ def test_the_command_with_a_real_network(tiny_dataset, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     assert run([*argv.split(), "--modes", "best", "--force"]) == 2
     assert "choose from" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_at_half_every_row_stands_once(tiny_dataset, tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    argv = ["evaluate", "--shards", str(tiny_dataset), "--peer", "mmse-lsa", "--modes", "none,disjoint,oracle,env"]
+    argv += ["--ref-seconds", "0.5", "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen([sys.executable, "-m", "cli.main", *argv], cwd=Path(__file__).parents[1])
+    partial = tmp_path / "killed" / "rows.partial"
+    while process.poll() is None and not (partial.exists() and partial.read_bytes().count(b"\n") >= 4):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert run(argv) == 0
+    assert run([*argv[:-1], str(tmp_path / "whole")]) == 0
+    assert (tmp_path / "killed" / "rows.jsonl").read_bytes() == (tmp_path / "whole" / "rows.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("speechmos") is None, reason="needs the extra dnsmos")
+def test_without_clean_files_there_is_dnsmos(tmp_path, capsys):
+    pairs(tmp_path, 2)
+    audio.write(tmp_path / "noisy" / "p1.wav", np.ones(1600, np.float32) / 9, RATE, "FLOAT")
+    argv = ["evaluate", "--noisy", f"{tmp_path}/noisy", "--enhanced", f"{tmp_path}/clean", "--out", f"{tmp_path}/out"]
+    assert run([*argv, "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert [(line["key"], line["system"], line["failure"]) for line in lines] == [
+        ("p0", "noisy", ""), ("p0", "enhanced", ""), ("p1", "noisy", "too_short"), ("p1", "enhanced", ""),
+    ]  # fmt: skip
+    assert lines[1]["bak"] > lines[0]["bak"] + 0.3
+    assert "| noisy" in (tmp_path / "out" / "dnsmos.md").read_text()
+
+
+def test_without_the_extra_dnsmos_is_a_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    pairs(tmp_path, 1)
+    assert run(["evaluate", "--noisy", f"{tmp_path}/noisy", "--enhanced", f"{tmp_path}/clean"]) == 2
+    assert "pip install 'nr[dnsmos]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
