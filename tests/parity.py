@@ -399,11 +399,12 @@ class Replay:
 
     @property
     def enh_sample_f64(self):
-        """The bridge in double precision, the transform in float32."""
+        """The bridge in double precision, from the recorded spectrogram."""
         import copy
 
+        y = self.given["enh_Y"].to(torch.complex128)
         model = copy.deepcopy(self.model).double()
-        return sampler.bridge_ode(model, self.enh_Y.to(torch.complex128), None, None, steps=5)[0, 0].to(torch.complex64)
+        return sampler.bridge_ode(model, y, None, None, steps=5)[0, 0].to(torch.complex64)
 
 
 class Watched:
