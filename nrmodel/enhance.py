@@ -57,7 +57,7 @@ def enhance_array(
     model: Any,
     noisy: np.ndarray,
     sample_rate: int,
-    ref: np.ndarray | None = None,
+    ref: np.ndarray | torch.Tensor | None = None,
     ref_sample_rate: int | None = None,
     nfe: int | None = None,
     seed: int = 0,
@@ -65,12 +65,15 @@ def enhance_array(
     """Enhanced float32 sound of the shape, rate and level of `noisy`, float `(samples,)` or `(samples, channels)`.
 
     `ref`: a clip of the noise alone, of any length, rate (`ref_sample_rate`, by default that of `noisy`) and channel
-    count. `nfe`: calls of the network a window (the model's default if None). Where the clip is doubtful or too short
-    to use a `ReferenceWarning` says so. Raises `UserError` for integer, empty or non-finite sound.
+    count; where it is doubtful, or too short, silent or speech and so not used, a `ReferenceWarning` says so. Or what
+    `model.embed` made of a clip, which is used as it is. `nfe`: calls of the network a window (the model's default if
+    None). Raises `UserError` for integer, empty or non-finite sound.
     """
     x = _checked(noisy, sample_rate, "the noisy sound")
     z_r = None
-    if ref is not None:
+    if isinstance(ref, torch.Tensor):
+        z_r = ref
+    elif ref is not None:
         clip = _checked(ref, ref_sample_rate or sample_rate, "the reference")
         z_r, notes = embed_reference(model, clip, ref_sample_rate or sample_rate)
         for note in notes:
@@ -103,10 +106,13 @@ def judge_reference(clip: np.ndarray, sample_rate: int) -> tuple[bool, list[str]
         return True, [f"is very short ({seconds:.2f} s, {MIN_REF_SECONDS} s needed): works without reference"]
     if audio.rms_dbfs(clip) < SILENT_DBFS:
         return True, ["is silent: works without reference"]
+    at_rate = audio.resample(clip, sample_rate, speech_activity.RATE)
+    if speech_activity.is_speech(at_rate):
+        return True, ["is speech with little noise: works without reference"]
     notes = []
     if is_clipped(clip):
         notes.append("is clipped: its spectrum is not that of the noise")
-    if speech_activity.holds_speech(audio.resample(clip, sample_rate, speech_activity.RATE)):
+    if speech_activity.holds_speech(at_rate):
         notes.append("holds speech: speech may be removed with the noise")
     return False, notes
 

@@ -86,13 +86,13 @@ def _enhance_file(
     z_r = references.of(job, rate, measured.frames, outcome)
     with tempfile.TemporaryFile(dir=job.out.parent) as spool:
         peak = 0.0
-        for y in enhance.enhance_blocks(model, source.blocks(measured.frames), measured, rate, z_r, nfe, seed):
+        for y in enhance.enhance_blocks(model, source.blocks(), measured, rate, z_r, nfe, seed):
             spool.write(y.tobytes())
             peak = max(peak, float(np.abs(y).max()))
             if progress is not None:
                 progress(len(y) / rate)
         if job.residual:
-            parts = zip(source.blocks(measured.frames), _spooled(spool, block, channels), strict=True)
+            parts = zip(source.blocks(), _spooled(spool, block, channels), strict=True)
             peak = max(peak, *(float(np.abs(x - y).max()) for x, y in parts))
         if outcome.subtype != "FLOAT" and peak > PEAK:
             outcome.gain = PEAK / peak
@@ -101,7 +101,7 @@ def _enhance_file(
         gain = np.float32(outcome.gain)
         if job.residual:
             with audio.writer(job.residual_out, rate, channels, outcome.subtype) as put:
-                for x, y in zip(source.blocks(measured.frames), _spooled(spool, block, channels), strict=True):
+                for x, y in zip(source.blocks(), _spooled(spool, block, channels), strict=True):
                     put((x - y) * gain)
         with audio.writer(job.out, rate, channels, outcome.subtype) as put:  # last: its name means done
             for y in _spooled(spool, block, channels):
@@ -123,19 +123,16 @@ class _Source:
     rate: int
     outcome: Outcome
 
-    def blocks(self, frames: int | None = None) -> Iterator[np.ndarray]:
-        """All blocks, or those of the first `frames` samples."""
+    def blocks(self) -> Iterator[np.ndarray]:
         done = 0
         try:
             for x in audio.blocks(self.path, self.block):
                 done += len(x)
                 yield x
-                if done == frames:
-                    return
         except UserError as e:
             if e.kind != "truncated" or not done:
                 raise
-            if frames is None:
+            if self.outcome.status != "partial":
                 self.outcome.status = "partial"
                 self.outcome.notes.append(f"{e} (the first {done / self.rate:.2f} s)")
 

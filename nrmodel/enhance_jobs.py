@@ -121,7 +121,7 @@ def parse_span(text: str) -> Span | str:
         start, stop = (float(part) for part in text.split("-"))
     except ValueError:
         start = stop = float("nan")
-    if not 0 <= start < stop < float("inf"):
+    if not start < stop < float("inf"):
         raise UserError(f"--ref-span {text}: A-B in seconds (0.5-2.0) or auto is expected", kind="span")
     return start, stop
 

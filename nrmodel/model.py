@@ -130,7 +130,7 @@ class Model(nn.Module):
         self,
         noisy: np.ndarray,
         sample_rate: int,
-        ref: np.ndarray | None = None,
+        ref: np.ndarray | Tensor | None = None,
         ref_sample_rate: int | None = None,
         nfe: int | None = None,
         seed: int = 0,

@@ -22,6 +22,7 @@ EXCESS_DB = 5.0  # speech from here on
 HANGOVER = 10  # frames added on both sides of speech: its soft onsets and ends
 VOICED = 0.4
 VOICED_SHARE = 0.3  # share of voiced, sounding frames from which a clip holds speech
+SPEECH_RANGE_DB = 18.0  # between loud and quiet frames (90 % and 10 %), from which there is little but speech
 
 
 def longest_pause(x: np.ndarray) -> tuple[int, int]:
@@ -50,9 +51,15 @@ def speech_frames(x: np.ndarray) -> np.ndarray:
 def holds_speech(clip: np.ndarray) -> bool:
     """Whether speech is what one mostly hears in a clip at `RATE`. Animals and singing tones may pass for it."""
     power = _power(clip)
-    level = 10 * np.log10(power[:, 4:128].sum(axis=1) + 1e-10)
+    level = _level_db(power)
     loud = level > np.quantile(level, 0.10) + 6
     return float(np.mean(loud & (_voicing(power) > VOICED))) > VOICED_SHARE
+
+
+def is_speech(clip: np.ndarray) -> bool:
+    """Whether a clip at `RATE` is speech with little else: it holds speech, and between words it is quiet."""
+    level = _level_db(_power(clip))[2:-2]  # without the frames that reach over the ends
+    return holds_speech(clip) and float(np.quantile(level, 0.9) - np.quantile(level, 0.1)) > SPEECH_RANGE_DB
 
 
 def _power(x: np.ndarray) -> np.ndarray:
@@ -60,6 +67,11 @@ def _power(x: np.ndarray) -> np.ndarray:
     padded = np.pad(x.astype(np.float32), (FRAME // 2, FRAME // 2))
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
     return np.abs(np.fft.rfft(frames * np.hanning(FRAME + 1)[:-1].astype(np.float32))).astype(np.float32) ** 2
+
+
+def _level_db(power: np.ndarray) -> np.ndarray:
+    """Level of each frame from 125 to 4000 Hz."""
+    return 10 * np.log10(power[:, 4:128].sum(axis=1) + 1e-10)
 
 
 def _voicing(power: np.ndarray) -> np.ndarray:

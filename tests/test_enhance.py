@@ -41,7 +41,9 @@ def test_shape_is_kept_at_any_rate_length_and_channel_count(rate, shape):
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 48000])
 def test_what_the_model_passes_comes_back_at_its_own_rate_and_time(rate):
     x = audio.resample(mixture(3.0), 16000, rate)
-    y = enhance_array(Local(), x, rate)
+    model = Local()
+    y = enhance_array(model, x, rate)
+    assert model.windows[0].shape == (1, 3 * 16000)
     inside = slice(rate // 10, -rate // 10)
     assert error_db(x[inside], y[inside]) < -45
 
@@ -206,13 +208,27 @@ def test_opposite_channels_of_a_clip_are_not_silence():
 
 @pytest.mark.parametrize(
     ("clip", "said"),
-    [(noise(1.0)[:3900], "very short"), (noise(1.0)[:1], "very short"), (np.zeros(16000, np.float32), "silent")],
+    [
+        (noise(1.0)[:3900], "very short"),
+        (noise(1.0)[:1], "very short"),
+        (np.zeros(16000, np.float32), "silent"),
+        (speech(1.5), "speech with little noise"),
+    ],
 )
 def test_a_clip_that_cannot_serve_counts_as_missing(clip, said):
     x = mixture(1.0)
     with pytest.warns(ReferenceWarning, match=said):
         y = enhance_array(REAL, x, 16000, clip)
     assert np.array_equal(y, enhance_array(REAL, x, 16000))
+
+
+def test_an_embedding_is_used_as_it_is():
+    x, clip = mixture(1.0), noise(1.0)
+    assert np.array_equal(enhance_array(REAL, x, 16000, REAL.embed(clip, 16000)), enhance_array(REAL, x, 16000, clip))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # an experiment may want to know what silence does
+        silent = enhance_array(REAL, x, 16000, REAL.embed(np.zeros(16000, np.float32), 16000))
+    assert not np.array_equal(silent, enhance_array(REAL, x, 16000))
 
 
 def test_a_clip_that_is_not_finite_is_refused():
@@ -232,7 +248,7 @@ def test_a_clip_of_a_quarter_of_a_second_serves():
 
 def test_doubtful_clips_are_used_with_a_warning():
     x = mixture(1.0)
-    for clip, said in ((np.clip(20 * noise(1.0), -1, 1), "clipped"), (speech(1.5), "holds speech")):
+    for clip, said in ((np.clip(20 * noise(1.0), -1, 1), "clipped"), (speech(1.5) + noise(1.5), "holds speech")):
         with pytest.warns(ReferenceWarning, match=said):
             y = enhance_array(REAL, x, 16000, clip)
         assert not np.array_equal(y, enhance_array(REAL, x, 16000))

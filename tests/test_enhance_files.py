@@ -120,9 +120,10 @@ def test_integers_do_not_wrap_and_one_gain_is_told(nr):
 
 def test_output_and_residual_add_up_to_the_input(nr):
     x = np.stack([mixture(12.0, 1), mixture(12.0, 2)], axis=1)
-    sf.write("x.wav", 0.5 * x, RATE)
+    sf.write("x.wav", np.clip(3 * x / np.abs(x).max(), -0.999, 0.999), RATE)
     assert nr("x.wav", "--out", "o", "--residual")[0] == 0
     gain = json.loads(Path("o/enhance.jsonl").read_text())["gain"]
+    assert gain < 1
     total = read("o/x.wav") + read("o/x.residual.wav")
     assert np.abs(total - gain * read("x.wav")).max() <= 1.01 / 32768
     assert np.abs(read("o/x.residual.wav")).max() > 0.01
@@ -348,6 +349,13 @@ def test_pairs_name_input_reference_and_output(nr):
     assert np.array_equal(read("o/sub/x.wav"), read("o2/a.wav"))
     assert np.array_equal(read("o/b.wav"), read("o2/b.wav"))
     assert not np.array_equal(read("o/y.flac"), read("o/b.wav"))
+    sf.write("in/hall.wav", noise(1.0, 0), RATE)
+    sf.write("in/c.wav", 0.5 * read("in/b.wav"), RATE, "FLOAT")
+    Path("in/p.csv").write_text("noisy,ref,out\na.wav,hall.wav,1.wav\na.wav,room.wav,2.wav\nc.wav,,3.flac\n")
+    assert nr("--pairs", "in/p.csv", "--out", "o3")[0] == 0
+    assert np.array_equal(read("o3/2.wav"), read("o2/a.wav"))
+    assert not np.array_equal(read("o3/1.wav"), read("o2/a.wav"))
+    assert sf.info("o3/3.flac").subtype == "PCM_24"
     Path("bad.csv").write_text("clean,ref\na,b\n")
     assert nr("--pairs", "bad.csv")[0] == 2
 
@@ -364,8 +372,10 @@ def test_clips_that_cannot_serve_are_told_and_missing(nr):
     nr("a.wav", "--out", "none")
     sf.write("short.wav", np.stack([noise(1.0, rate=44100)[:5000]] * 2, axis=1), 44100)
     sf.write("silent.wav", np.zeros(RATE), RATE)
+    sf.write("voice.wav", speech(2.0, 5), RATE)
     sf.write("copy.flac", 0.7 * read("a.wav"), RATE)
-    for ref, said in (("short.wav", "very short"), ("silent.wav", "silent"), ("copy.flac", "noisy file itself")):
+    for ref, said in (("short.wav", "very short"), ("silent.wav", "silent"), ("copy.flac", "noisy file itself"),
+                      ("voice.wav", "is speech")):  # fmt: skip
         code, out, err = nr("a.wav", "--ref", ref, "--out", f"o-{ref}")
         assert code == 0 and said in err and "reference: none" in out
         assert np.array_equal(read(f"o-{ref}/a.wav"), read("none/a.wav"))

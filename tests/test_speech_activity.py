@@ -12,7 +12,7 @@ from helpers import noise, speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrmodel.speech_activity import HOP, RATE, holds_speech, longest_pause, speech_frames
+from nrmodel.speech_activity import HOP, RATE, holds_speech, is_speech, longest_pause, speech_frames
 
 CORPUS = Path(__file__).parents[1].parent / "shared" / "data" / "corpus"
 needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of real sound is not here")
@@ -55,7 +55,10 @@ def test_any_length(frames):
 def test_voiced_sound_is_speech_and_noise_is_not():
     assert holds_speech(speech(1.5, 1))
     assert holds_speech(speech(1.5, 1) + 0.1 * noise(1.5))
+    assert is_speech(speech(1.5, 1)) and not is_speech(speech(1.5, 1) + noise(1.5))
     assert not any(holds_speech(noise(1.0, environment, seed)) for environment in range(4) for seed in range(3))
+    gusts = np.clip(np.sin(2 * np.pi * 3 * np.arange(RATE) / RATE), 0.05, None)
+    assert not any(holds_speech(gusts * noise(1.0, environment)) for environment in (2, 3))
 
 
 @needs_corpus
