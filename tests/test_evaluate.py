@@ -39,9 +39,6 @@ class StandIn:
     def embed(self, ref, sample_rate):
         return ref
 
-    def embed(self, ref, sample_rate):
-        return ref
-
     def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0):
         if self.stop_after is not None and len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
