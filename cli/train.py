@@ -44,6 +44,7 @@ _OPTIONS = [
 @click.option("--out", help="Run folder. Default: runs/<data set>-<ref mode>.")
 @click.option("--remix", is_flag=True, default=None, help="Make mixtures anew each epoch, with invented environments.")
 @click.option("--in-memory", is_flag=True, default=None, help="Keep decoded sound in memory, for fast accelerators.")
+@click.option("--tensorboard", is_flag=True, default=None, help="Scalars for TensorBoard (extra: tensorboard).")
 @click.option("--freeze-encoder", is_flag=True, default=None, help="Do not train the encoder.")
 @click.option("--config", "config_file", type=click.Path(), help="TOML file of these options; flags override it.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved configuration and stop.")
@@ -54,8 +55,9 @@ def command(shards, out, config_file, dry_run, **given):
     """
     from pathlib import Path
 
-    from nrmodel.run_folder import read_config, to_toml
-    from nrmodel.train import Interrupted, TrainConfig, train
+    from nrmodel.run_folder import to_toml
+    from nrmodel.train import Interrupted, train
+    from nrmodel.train_config import TrainConfig, read_config
 
     values = read_config(Path(config_file)) if config_file else {}
     values |= {name: value for name, value in given.items() if value is not None}

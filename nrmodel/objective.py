@@ -12,7 +12,9 @@ A preconditioning turns (x_t, y, t) into the network's inputs and its output F i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,8 +158,9 @@ def loss(
     process: Process,
     spectrogram: Spectrogram,
     samples: Tensor | None = None,
+    average: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a batch and its named parts.
+    """The loss of a batch and its named parts; `average` is the mean over ranks, where there are several.
 
     `samples (B,)`: valid samples of each item; frames beyond them count nothing. `v1` and `v2` reduce as published
     (half the sum over bins and frames, mean over the batch), `compact` takes the mean over all elements.
@@ -171,14 +174,17 @@ def loss(
         count = (samples // spectrogram.hop + 1).clamp(max=frames)
         valid = (torch.arange(frames, device=x0.device) < count[:, None]).float()[:, None, None]
     if precondition.form == "compact":
-        return _compact_loss(estimates["x0"], x0, y, t, valid, objective, precondition, process, spectrogram, samples)
+        return _compact_loss(
+            estimates["x0"], x0, t, valid, objective, precondition, process, spectrogram, samples, average
+        )
     sigma = per_item(process.std(t), x0)
     if objective.kind == "score":
         z = (x_t - process.mean(x0, y, t)) / sigma
         error = _abs2(estimates["score"] * sigma + z)
     elif objective.kind == "denoiser":
         sd = precondition.sigma_data
-        weight = {"1": 1.0, "sigma^2": sigma**2, "edm": (sigma**2 + sd**2) / (sigma * sd) ** 2}[objective.weighting]
+        edm = (sigma**2 + sd**2) / (sigma * sd) ** 2
+        weight: Any = {"1": 1.0, "sigma^2": sigma**2, "edm": edm}[objective.weighting]
         error = weight * _abs2(estimates["mean"] - process.mean(x0, y, t))
     else:
         bins = x0.shape[-2]
@@ -195,7 +201,6 @@ def loss(
 def _compact_loss(
     estimate: Tensor,
     x0: Tensor,
-    y: Tensor,
     t: Tensor,
     valid: Tensor,
     objective: Objective,
@@ -203,9 +208,10 @@ def _compact_loss(
     process: Process,
     spectrogram: Spectrogram,
     samples: Tensor | None,
+    average: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     s = per_item(process.std(t) / process.mean_weights(t)[0], x0)
-    elements = valid.expand_as(x0.real).sum()
+    elements = average(valid.expand_as(x0.real).sum())
     if objective.kind == "score":  # |sigma score + z|^2 = |D - x0|^2 / s^2
         value = (_abs2(estimate - x0) / s**2 * valid).sum() / elements
         return value, {"score": value}
@@ -219,8 +225,9 @@ def _compact_loss(
         heard = torch.ones_like(wave)
     else:
         heard = (torch.arange(length, device=x0.device) < samples[:, None]).float()
-    scale = ((target.abs() * heard).sum() / heard.sum()).clamp(min=1e-3)
-    in_time = ((wave - target).abs() * heard).sum() / heard.sum() / scale
+    count = average(heard.sum())
+    scale = (average((target.abs() * heard).sum()) / count).clamp(min=1e-3)
+    in_time = ((wave - target).abs() * heard).sum() / count / scale
     total = squared + objective.magnitude_weight * magnitude + objective.wave_weight * in_time
     return total, {"squared": squared, "magnitude": magnitude, "wave": in_time}
 

@@ -28,21 +28,26 @@ _FREE = (
     "checkpoint_every",
     "validate_every",
     "loader_workers",
+    "in_memory",
+    "tensorboard",
     "threads",
     "device",
 )
 
 
 class RunFolder:
-    """Context manager: holds the lock while a run writes."""
+    """Context manager: holds the lock while a run writes. Of several processes one `writes`, the others only read."""
 
-    def __init__(self, path: Path, config: Any, dataset: Any):
-        self.path, self.config, self.fingerprint = path, config, dataset.fingerprint
+    def __init__(self, path: Path, config: Any, dataset: Any, writes: bool = True):
+        self.path, self.config, self.fingerprint, self.writes = path, config, dataset.fingerprint, writes
         self.config_dict = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
         self.dataset = dataset
         self._told = 0.0
 
     def __enter__(self) -> RunFolder:
+        self._board = None
+        if not self.writes:
+            return self
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock()
         for stale in self.path.glob("*.partial"):
@@ -53,9 +58,15 @@ class RunFolder:
         self.training_data_sha256 = hashlib.sha256(text).hexdigest()
         self._failures = 0
         checkpoint.write_whole(self.path / "training-data.json", text)
+        if self.config.tensorboard:
+            self._board = _tensorboard(self.path)
         return self
 
     def __exit__(self, *_: Any) -> None:
+        if not self.writes:
+            return
+        if self._board is not None:
+            self._board.close()
         self.lock_path.unlink(missing_ok=True)
 
     def resume(self) -> dict[str, Any] | None:
@@ -76,12 +87,14 @@ class RunFolder:
             break
         if state is not None:
             self._check(state)
-        self._write_config()
+        if self.writes:
+            self._write_config()
         return state
 
     def _check(self, state: dict[str, Any]) -> None:
+        defaults = {f.name: f.default for f in dataclasses.fields(self.config)}
         for name, value in self.config_dict.items():
-            before = state["config"].get(name)
+            before = state["config"].get(name, defaults[name])
             if name not in _FREE and name != "shards" and before != value:
                 raise UserError(
                     f"{self.path} was trained with {name} = {before}, not {value}: take another --out, or the old value"
@@ -143,6 +156,8 @@ class RunFolder:
 
     def _guard(self, write: Any) -> None:
         """A failed write leaves the old file and is told; the third in a row ends the run."""
+        if not self.writes:
+            return
         try:
             write()
             self._failures = 0
@@ -156,14 +171,18 @@ class RunFolder:
 
     def note(self, entry: dict[str, Any]) -> None:
         """One line of `log.jsonl`."""
+        if not self.writes:
+            return
         with (self.path / "log.jsonl").open("a") as file:
             file.write(json.dumps(_finite(entry)) + "\n")
 
     def log(self, step: int, window: list[dict[str, float]], **more: Any) -> None:
-        more.pop("keys", None)
         if window:
             means = {name: float(np.mean([w[name] for w in window])) for name in window[0]}
             self.note({"step": step, **means, **more})
+            if self._board is not None:
+                for name, value in {**means, **more}.items():
+                    self._board.add_scalar(name, value, step)
 
     def finish(self, step: int) -> None:
         self.say(f"done: {step} steps in {self.path}")
@@ -171,12 +190,16 @@ class RunFolder:
     # Telling ----------------------------------------------------------------------------------------------------
 
     def say(self, text: str) -> None:
+        if not self.writes:
+            return
         if sys.stderr.isatty():
             print("\r\x1b[K", end="", file=sys.stderr)
         print(text, file=sys.stderr, flush=True)
 
     def progress(self, step: int, steps: int, rate: float, window: list[dict[str, float]]) -> None:
         """A line rewritten on a terminal, a line a minute elsewhere."""
+        if not self.writes:
+            return
         terminal = sys.stderr.isatty()
         if time.monotonic() - self._told < (0.5 if terminal else 60):
             return
@@ -216,18 +239,9 @@ def to_toml(values: dict[str, Any]) -> str:
     return text
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's configuration from TOML; unknown names are refused."""
-    from nrmodel.train import TrainConfig
-
+def _tensorboard(path: Path) -> Any:
     try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError as e:
-        raise UserError(f"{path}: no such configuration file") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is not TOML ({e})") from e
-    known = {f.name for f in dataclasses.fields(TrainConfig)}
-    for name in values:
-        if name not in known:
-            raise UserError(f"{path} has an unknown entry '{name}'")
-    return values
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise UserError("TensorBoard is not installed: pip install 'nr[tensorboard]'") from e
+    return SummaryWriter(path / "tensorboard")

@@ -12,6 +12,7 @@ import torch
 from nrdata.sampling.references import evaluation_reference, parse_law
 from nrdata.sampling.stream import Stream, StreamConfig
 from nrmodel.network.presets import ModelConfig
+from nrmodel.step import batch_loss, draw
 
 FILES = 20
 
@@ -59,17 +60,16 @@ class Validation:
         return _estoi(triplet.clean, estimate, triplet.sample_rate)
 
     def _losses(self, model: Any) -> dict[str, float]:
-        from nrmodel.train import batch_loss, draw
-
-        draws = draw(self.seed, 0, self.batch, self.settings, model.device)
+        size, frames = len(self.batch.key), self.settings.spectrogram.frames(self.batch.noisy.shape[1])
+        draws = draw(self.seed, 0, size, frames, self.settings, model.device)
         with torch.no_grad():
             if model.reference is None:
-                return {"none": float(batch_loss(model, self.batch, draws, self.settings, 0.0)[0])}
+                return {"none": float(batch_loss(model, self.batch, draws, self.settings)[0])}
             ref = torch.from_numpy(self.batch.ref).to(model.device)
             z_r = model.embed_batch(ref, torch.from_numpy(self.batch.ref_frames).to(model.device))
             choices = {"right": z_r, "wrong": z_r.roll(len(z_r) // 2 or 1, 0), "none": model.null(len(z_r))}
             return {
-                name: float(batch_loss(model, self.batch, draws, self.settings, 0.0, z_r=z)[0])
+                name: float(batch_loss(model, self.batch, draws, self.settings, z_r=z)[0])
                 for name, z in choices.items()
             }
 

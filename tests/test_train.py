@@ -19,6 +19,7 @@ from nrdata.errors import UserError
 from nrmodel import checkpoint, train
 from nrmodel.network import presets
 from nrmodel.network.compact import CompactConfig
+from nrmodel.train_config import TrainConfig
 
 TINY = CompactConfig(widths=(8, 16), blocks=(1, 1), recurrent=8, time_dim=16)
 
@@ -44,7 +45,7 @@ def _with_tiny(init):
 def config(data, out, **more):
     given = {"max_steps": 6, "batch_size": 4, "crop_frames": 32, "checkpoint_every": 2, "validate_every": 100}
     given |= {"precision": "float32", "device": "cpu", "warmup_steps": 2}
-    return train.TrainConfig(**{"shards": (str(data),), "out": str(out), **given, **more})
+    return TrainConfig(**{"shards": (str(data),), "out": str(out), **given, **more})
 
 
 def weights(folder, name="model.safetensors"):
@@ -248,6 +249,8 @@ def test_a_run_folder_is_used_by_one(tiny_dataset, tmp_path, capsys):
         ("--max-steps -3", "max_steps"),
         ("--learning-rate nan", "learning_rate"),
         ("--ref-dropout 2", "ref_dropout"),
+        ("--lambda-ref -1", "lambda_ref"),
+        ("--objective denoiser", "denoiser belongs to base"),
         ("--init-from nowhere", "nowhere"),
         ("--config nowhere.toml", "nowhere.toml"),
     ],
@@ -292,3 +295,50 @@ def test_a_model_refuses_data_of_another_rate(tiny_dataset, tmp_path):
     with pytest.raises(UserError, match=r"48000.*16000"):
         train.train(config(tiny_dataset, tmp_path / "b", init_from=str(other)))
     assert nrdata.open(tiny_dataset).sample_rate == 16000
+
+
+def test_the_consistency_loss_trains_the_network_and_not_the_encoder(tiny_dataset, tmp_path):
+    """Seed 6: it is zero where what was removed is the clip itself, larger for other noise, and reaches the network."""
+    from nrmodel.model import Model
+    from nrmodel.step import consistency
+
+    torch.manual_seed(0)
+    model = Model(presets.preset("nano", z_dim=8))
+    generator = torch.Generator().manual_seed(0)
+    speech, noise = (0.05 * torch.randn(2, 8192, generator=generator) for _ in range(2))
+    speech[:, :4096] = 0
+    y, x0 = model.spectrogram.forward(speech + noise), model.spectrogram.forward(speech).requires_grad_(True)
+    n, t = torch.tensor([8192, 8192]), torch.tensor([0.1, 0.1])
+    z_r = model.embed_batch(noise, n)
+    right = consistency(model, x0, y, t, z_r, n, n > 0)
+    wrong = consistency(model, x0, y, t, model.embed_batch(noise.cumsum(-1) * 0.02, n), n, n > 0)
+    assert right.item() < 0.2 * wrong.item()
+    wrong.backward()
+    assert x0.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.reference.parameters())
+    train.train(config(tiny_dataset, tmp_path / "run", ref_mode="disjoint", lambda_ref=0.5, max_steps=2))
+    assert "consistency" in (tmp_path / "run" / "log.jsonl").read_text()
+
+
+def test_only_torchruns_own_variable_starts_a_group(monkeypatch):
+    from nrmodel import distributed
+
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with distributed.group(torch.device("cpu")) as shares:
+        assert shares == (0, 1)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_losses_of_one(tiny_dataset, tmp_path):
+    common = f"train --shards {tiny_dataset} --max-steps 4 --batch-size 4 --crop-frames 32 --precision float32"
+    common += " --validate-every 100 --threads 1 --ref-mode disjoint:0.5,none:0.5"
+    root = Path(__file__).parents[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, start in (("one", [sys.executable]), ("two", launch)):
+        argv = [*start, "-m", "cli.main", *common.split(), "--out", str(tmp_path / name)]
+        subprocess.run(argv, cwd=root, check=True, timeout=300)
+    one, two = (losses(tmp_path / name) for name in ("one", "two"))
+    assert np.allclose(one, two, rtol=1e-4)
+    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(a[name], b[name], atol=1e-3) for name in a)

@@ -1,0 +1,102 @@
+"""One training step's mathematics: the draws of a batch and its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nrdata.sampling.stream import Batch
+from nrmodel import objective
+from nrmodel.model import Model, pad_frames
+from nrmodel.network.presets import ModelConfig
+from nrmodel.process import start
+
+Average = Callable[[Tensor], Tensor]
+
+
+def draw(
+    seed: int, step: int, size: int, frames: int, settings: ModelConfig, device: torch.device, rank: int = 0,
+    ranks: int = 1,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Times, shares and noise of rows rank::ranks of a global batch of `size` items of `frames` STFT frames.
+
+    Keyed by (seed, step) alone: the same whatever the law, the encoder and the number of ranks.
+    """
+    key = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+    generator = torch.Generator(device=device).manual_seed(key)
+    shape = (2, size, 1, settings.spectrogram.bins, frames)
+    uniform = torch.rand(3, size, generator=generator, device=device)[:, rank::ranks]
+    z = torch.randn(shape, generator=generator, device=device, dtype=torch.cfloat)[:, rank::ranks]
+    return {"u": uniform[0], "start": uniform[1], "own": uniform[2], "z": z[0], "z_own": z[1]}
+
+
+def batch_loss(
+    model: Model,
+    batch: Batch,
+    draws: dict[str, Tensor],
+    settings: ModelConfig,
+    own_share: float = 0.0,
+    bf16: bool = False,
+    z_r: Tensor | None = None,
+    lambda_ref: float = 0.0,
+    average: Average = lambda x: x,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of one batch under given draws, and its parts; `z_r` in place of the batch's own references where given.
+
+    `average` takes the mean over ranks, so that several ranks' mean loss is the loss of the global batch.
+    """
+    device, process, aim = model.device, settings.process, settings.objective
+    noisy, clean = (torch.from_numpy(a).to(device) for a in (batch.noisy, batch.clean))
+    samples = torch.from_numpy(batch.frames).to(device)
+    level = model.level(noisy, samples).clamp(min=1e-5)[:, None]
+    multiple = int(model.network.frame_multiple)  # type: ignore[arg-type]
+    y, x0 = (pad_frames(settings.spectrogram.forward(w / level), multiple, "zeros") for w in (noisy, clean))
+    z, z_own = (pad_frames(draws[name], multiple, "zeros") for name in ("z", "z_own"))
+    ref_samples = torch.from_numpy(batch.ref_frames).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        if z_r is None:
+            z_r = model.embed_batch(torch.from_numpy(batch.ref).to(device), ref_samples)
+        t, at_start = objective.draw_times(draws["u"], draws["start"], aim, process)
+        origin = x0
+        own = ((draws["own"] < own_share) & ~at_start).nonzero()[:, 0]
+        if len(own):  # the network's own one-call estimate in the kernel; the target stays the true x0
+            with torch.no_grad():
+                T = torch.full_like(t[own], process.T)
+                given = None if z_r is None else z_r[own].detach()
+                guess = model.denoised(start(process, y[own], z_own[own]), y[own], T, given)
+            origin = x0.index_copy(0, own, guess.to(x0.dtype))
+        x_t = objective.state(origin, y, t, z, at_start, process)
+        estimates = model.estimates(x_t, y, t, z_r)
+        value, parts = objective.loss(
+            estimates, x0, y, x_t, t, objective=aim, precondition=settings.precondition, process=process,
+            spectrogram=settings.spectrogram, samples=samples, average=average,
+        )  # fmt: skip
+        if lambda_ref and model.reference is not None and z_r is not None:
+            heard = ref_samples > 0
+            apart = consistency(model, estimates["x0"], y, t, z_r, samples, heard)
+            value, parts = value + lambda_ref * apart, {**parts, "consistency": apart}
+    return value, parts
+
+
+def consistency(model: Model, x0: Tensor, y: Tensor, t: Tensor, z_r: Tensor, samples: Tensor, heard: Tensor) -> Tensor:
+    """Seed 6: d(E(r), E(y - x0)), the cosine distance of embeddings, mean over items that have a reference.
+
+    In the compressed domain y - x0 is no noise: both are expanded to waves, subtracted there, and embedded like a clip.
+    Small t weighs most (at large t the estimate is a mean: what it leaves out is no noise). Neither E(r) nor the
+    encoder in E(y - x0) is trained by it: an encoder that says the same of everything would satisfy it.
+    """
+    spectrogram, process = model.spectrogram, model.process
+    assert model.reference is not None
+    length = min(int(samples.max()), (y.shape[-1] - 1) * spectrogram.hop)
+    removed = spectrogram.inverse(y, length) - spectrogram.inverse(x0, length)
+    weights = {name: p.detach() for name, p in model.reference.named_parameters()}
+    of_removed = torch.func.functional_call(model.reference, weights, (removed, samples.clamp(max=length)))
+    size = model.reference.z_dim
+    apart = 1 - torch.nn.functional.cosine_similarity(z_r[:, :size].detach(), of_removed[:, :size], dim=1)
+    s = process.std(t) / process.mean_weights(t)[0]
+    sd2 = model.config.precondition.sigma_data**2
+    weight = heard * sd2 / (s**2 + sd2)
+    return (weight * apart).sum() / weight.sum().clamp(min=1e-3)
