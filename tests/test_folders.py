@@ -225,6 +225,8 @@ def test_channels_that_cancel_are_named_and_the_first_is_taken(tmp_path, capsys)
     argv = ("--source", "folders", "--speech-index", speech_index, "--noise-index", noise_index, "--per-cell", 1)
     assert build(*argv, "--hours", 0.01, "--out", tmp_path / "out", "--workers", 1) == 0
     assert "speech/s3/a.flac: the channels cancel" in capsys.readouterr().out
+    assert build(*argv, "--hours", 0.01, "--out", tmp_path / "out") == 0
+    assert "speech/s3/a.flac: the channels cancel" in capsys.readouterr().out
     test = nrdata.open(tmp_path / "out")
     row = next(r for r in plan_rows(tmp_path / "out") if r["split"] == "test")
     clean = test.sample(row["key"]).clean
@@ -264,6 +266,8 @@ def test_a_stretch_of_a_resampled_file_is_the_stretch_of_the_whole(tmp_path, rat
     inner = slice(400, -400)
     assert len(y) == stop - start
     assert np.max(np.abs(y - np.sin(2 * np.pi * (200 + 100 * t) * t) * 0.5)[inner]) < 2e-3
+    whole = stretch(Folder(tmp_path), "x.wav", 0, None, RATE)[start:stop]
+    assert np.max(np.abs(y - whole)) < 1e-5
 
 
 def test_long_recordings_do_not_need_to_fit_the_plan(tmp_path):

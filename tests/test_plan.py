@@ -12,7 +12,7 @@ import pytest
 from nrdata.builders import splits
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import SAMPLES_PER_SHARD, Options, Plan, keyed_rng, read_plan, shards
-from nrdata.builders.units import Levels
+from nrdata.builders.units import Levels, measure
 from nrdata.errors import UserError
 
 RATE = 1000
@@ -27,7 +27,7 @@ def speech_files(split: str, count: int, seconds: float = 4.0) -> list[SpeechFil
 def noise_files(split: str, counts: dict[str, int], seconds: float = 5.0) -> list[NoiseFile]:
     x = np.random.default_rng(0).standard_normal(int(seconds * RATE)).astype(np.float32)
     return [
-        NoiseFile("b", f"{env}/{split}{i}.wav", env, f"{split}{i}", split, Levels.of(x, RATE))
+        NoiseFile("b", f"{env}/{split}{i}.wav", env, f"{split}{i}", split, *measure(x, RATE))
         for env, count in counts.items()
         for i in range(count)
     ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrdata.builders.units import Levels, audible_start, cut, pieces
+from nrdata.builders.units import Levels, audible_start, cut, measure, pieces
 
 RATE = 16000
 
@@ -100,6 +100,17 @@ def test_a_unit_with_silent_ends_is_refused_by_name():
 def test_too_short_is_refused_with_both_numbers():
     units, refused = cut(levels(white(2 * RATE)), RATE)
     assert not units and "2.00 s long, 3 s needed" in refused[0]
+
+
+def test_a_loop_is_no_unit():
+    """The reference would hold the very noise of the mixture."""
+    once = white(20000)
+    loop = np.tile(once, 4).astype(np.float32)
+    _, units, refused = measure(loop, RATE)
+    assert not units and "its reserve is heard again" in refused[0]
+    _, units, refused = measure(white(80000).astype(np.float32), RATE)
+    assert len(units) == 1 and not refused
+    assert len(measure(loop, RATE, reserve_seconds=0)[1]) == 1
 
 
 @given(start=st.integers(0, 9000), length=st.integers(200, 6000))

@@ -90,12 +90,14 @@ def test_zips_give_the_same_bytes_as_folders(built, corpus, tmp_path):
     assert vbd(zips, tmp_path / "z") == 0
     assert digests(tmp_path / "z") == digests(built)
     deep = zipped(corpus, tmp_path / "deep")
-    (deep / "down" / "here").mkdir(parents=True)
+    (deep / "a" / "b").mkdir(parents=True)
     with zipfile.ZipFile(deep / "clean_testset_wav.zip") as archive:
-        for name in archive.namelist():
-            target = deep / "down" / "here" / name
-            target.parent.mkdir(exist_ok=True)
-            target.write_bytes(archive.read(name))
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(deep / "clean_testset_wav.zip", "w") as archive:
+        for name, data in contents.items():  # what is unpacked goes before what is still packed
+            (deep / "a" / "b" / name).parent.mkdir(exist_ok=True)
+            (deep / "a" / "b" / name).write_bytes(data)
+            archive.writestr(name, b"an old download")
     assert vbd(deep, tmp_path / "d") == 0
     assert digests(tmp_path / "d") == digests(built)
 

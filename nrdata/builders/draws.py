@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from nrdata.builders.plan import Options, Plan, Refused, Row, keyed_rng, number
-from nrdata.builders.units import SHORTEST_SECONDS, Levels, Unit, audible_start, cut
+from nrdata.builders.units import SHORTEST_SECONDS, Levels, Unit, audible_start
 from nrdata.errors import UserError
 
 PER_CELL = 6
@@ -43,7 +43,7 @@ class SpeechFile:
 
 @dataclass(frozen=True)
 class NoiseFile:
-    """A noise recording and its levels at the stored rate."""
+    """A noise recording, its levels and units at the stored rate, and a sentence for each piece that is no unit."""
 
     source: str
     path: str
@@ -51,6 +51,8 @@ class NoiseFile:
     recording: str
     split: str
     levels: Levels
+    units: Sequence[Unit]
+    refused: Sequence[str] = ()
     license: str = "unknown"
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -124,12 +126,11 @@ def _units(noise: Sequence[NoiseFile], options: Options, plan: Plan) -> dict[str
     """The units of each split; with `seen_split` the last unit of every training recording that has several."""
     units: dict[str, list[NoiseUnit]] = {"train": [], "valid": [], "test": [], "seen": []}
     for file in noise:
-        found, refused = cut(file.levels, options.sample_rate, options.reserve_seconds)
-        for sentence in refused:
+        for sentence in file.refused:
             head, reason = sentence.split(": ", 1)
-            kind = "too_short" if "needed" in reason else "quiet"
+            kind = "too_short" if "needed" in reason else "loop" if "again" in reason else "quiet"
             plan.refused.append(Refused(f"{file.path}#{head.removeprefix('unit ')}", reason, kind))
-        mine = [NoiseUnit(file, unit) for unit in found]
+        mine = [NoiseUnit(file, unit) for unit in file.units]
         if file.split == "train" and options.seen_split and len(mine) > 1:
             units["seen"].append(mine.pop())
         units[file.split] += mine

@@ -2,7 +2,8 @@
 
 Bare folders: `<speaker>/<...>/<file>` and `<environment>/<recording>`, splits drawn. Index files (CSV, paths
 relative to the index): `path, split, speaker, license` and `path, split, environment, recording, license` fix
-everything; further columns are kept in each sample's `meta`.
+everything; further columns are kept in each sample's `meta`. A folder with the name of a known corpus
+(`--noise wham:ROOT`) is read in that corpus's layout, with its own splits where it has any (`nrdata.builders.layouts`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nrdata import audio
-from nrdata.builders import splits
+from nrdata.builders import layouts, splits
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources
 from nrdata.builders.sources import Folder, frames_at, mono
-from nrdata.builders.units import Levels
+from nrdata.builders.units import Levels, measure
 from nrdata.errors import UserError
 from nrdata.progress import Progress
 
@@ -40,13 +41,13 @@ def plan(options: Options) -> Plan:
     speech = _speech(options, refused, notes)
     noise = _noise(options, refused, notes)
     _leave_out_unseen(noise, options, refused)
-    if any(not e["split"] for e in speech):
-        by_speaker = splits.speakers([f"{e['source']}/{e['speaker']}" for e in speech], options.seed)
-        for e in speech:
+    if undivided := [e for e in speech if not e["split"]]:
+        by_speaker = splits.speakers([f"{e['source']}/{e['speaker']}" for e in undivided], options.seed)
+        for e in undivided:
             e["split"] = by_speaker[f"{e['source']}/{e['speaker']}"]
         notes.append("speakers were divided into training, validation and test by the seed")
-    if any(not e["split"] for e in noise):
-        unseen = _draw_noise_splits(noise, options)
+    if undivided := [e for e in noise if not e["split"]]:
+        unseen = _draw_noise_splits(undivided, options)
         notes.append(f"environments unseen in training: {', '.join(unseen) or 'none'}")
     result = mixtures([_speech_file(e) for e in speech], [_noise_file(e) for e in noise], options)
     result.refused = refused + result.refused
@@ -75,7 +76,16 @@ def _speech_file(e: Entry) -> SpeechFile:
 
 def _noise_file(e: Entry) -> NoiseFile:
     return NoiseFile(
-        e["source"], e["path"], e["environment"], e["recording"], e["split"], e["levels"], e["license"], e["meta"]
+        e["source"],
+        e["path"],
+        e["environment"],
+        e["recording"],
+        e["split"],
+        e["levels"],
+        e["units"],
+        e["units_refused"],
+        e["license"],
+        e["meta"],
     )
 
 
@@ -89,12 +99,16 @@ def _noise(options: Options, refused: list[Refused], notes: list[str]) -> list[E
     return _measured(entries, options.noise, options.noise_index, "noise", options, refused, notes)
 
 
-def _levels(path: Path, name: str, side: str, sample_rate: int) -> Levels:
+def _measure(path: Path, name: str, side: str, options: Options) -> Entry:
+    """What the sound itself says: levels, and the units of a noise recording."""
     x, rate = audio.read(path)
-    x = audio.resample(mono(x, name), rate, sample_rate)[: frames_at(len(x), rate, sample_rate)]
+    x = audio.resample(mono(x, name), rate, options.sample_rate)[: frames_at(len(x), rate, options.sample_rate)]
     if not x.any():
         raise UserError(f"{name} is silent", kind=f"silent_{side}")
-    return Levels.of(x, sample_rate)
+    if side == "speech":
+        return {"levels": Levels.of(x, options.sample_rate)}
+    levels, units, refused = measure(x, options.sample_rate, options.reserve_seconds)
+    return {"levels": levels, "units": units, "units_refused": refused}
 
 
 def _entries(
@@ -102,7 +116,7 @@ def _entries(
     index: Path | None,
     side: str,
     columns: tuple[str, ...],
-    describe: Callable[[PurePosixPath], Entry | None],
+    describe: Callable[[PurePosixPath], Entry],
 ) -> list[Entry]:
     """Every file of one side with what the index or the folders say about it."""
     if index is not None:
@@ -116,25 +130,29 @@ def _entries(
         raise UserError(f"two folders of {side} are called {names[0]}: name them, --{side} NAME:DIR", "bad_option")
     entries: list[Entry] = []
     for name, root in given:
+        if (known := layouts.items(name, side, root)) is not None:
+            entries += [{"source": name, "split": "", "license": "unknown", "meta": {}, **entry} for entry in known]
+            continue
         found = audio.list_audio(root)
         if not found:
             raise UserError(f"{root} holds no sound files: --{side} needs a folder of recordings", kind="empty_folder")
         for path in found:
             relative = path.relative_to(root).as_posix()
             entry = {"source": name, "path": relative, "split": "", "license": "unknown", "meta": {}}
-            entries.append(entry | (describe(PurePosixPath(relative)) or {"refused": True}))
+            entries.append(entry | describe(PurePosixPath(relative)))
     return entries
 
 
-def _by_speaker(path: PurePosixPath) -> Entry | None:
+def _by_speaker(path: PurePosixPath) -> Entry:
     """The first folder is the speaker; files without one are one person's."""
     return {"speaker": identifier(path.parts[0]) if len(path.parts) > 1 else "unnamed"}
 
 
-def _by_environment(path: PurePosixPath) -> Entry | None:
+def _by_environment(path: PurePosixPath) -> Entry:
     """`<environment>/<recording>`: files in one sub-folder of an environment are pieces of one recording."""
     if len(path.parts) < 2:
-        return None
+        reason = "no environment: it lies outside the folders <environment>/<recording>"
+        return {"refused": (reason, "no_environment")}
     stem = path.parts[1] if len(path.parts) > 2 else path.stem
     return {"environment": identifier(path.parts[0]), "recording": identifier(stem)}
 
@@ -191,15 +209,14 @@ def _measured(
     with Progress(len(entries), f"reading {side}") as progress:
         for entry in entries:
             progress.advance()
-            if entry.get("refused"):
-                reason = "no environment: it lies outside the folders <environment>/<recording>"
-                refused.append(Refused(entry["path"], reason, "no_environment"))
+            if "refused" in entry:
+                refused.append(Refused(entry["path"], *entry["refused"]))
                 continue
             root = roots[entry["source"]]
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", UserWarning)
-                    entry["levels"] = _levels(root / entry["path"], entry["path"], side, options.sample_rate)
+                    entry |= _measure(root / entry["path"], entry["path"], side, options)
             except UserError as e:
                 refused.append(Refused(entry["path"], str(e).replace(f"{root}/", ""), e.kind or "unreadable"))
                 continue

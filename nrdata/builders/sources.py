@@ -1,6 +1,6 @@
 """Where a builder's sound lies: files below a folder, or members of zip archives (read one by one, never unpacked).
 
-A source is anything with `rate(name)` and `read(name, start, stop)`; `stretch` gives mono sound at the stored rate.
+A source is anything with `extent(name)` and `read(name, start, stop)`; `stretch` gives mono sound at the stored rate.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Protocol
 import numpy as np
 
 from nrdata import audio
-from nrdata.audio import AudioInfo
 from nrdata.errors import UserError
 
 MEMBER_BYTES = 1 << 30  # of one sound file in an archive
@@ -33,7 +32,8 @@ DEEPEST = 16  # folders below a root; a link to a folder above ends here
 class Source(Protocol):
     """`name` is relative to the source's root, with forward slashes."""
 
-    def rate(self, name: str) -> int: ...
+    def extent(self, name: str) -> tuple[int | None, int]:
+        """Frames (None: unknown before it is decoded) and sample rate in Hz."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
         """float32 (frames, channels) of [start, stop) in samples of the file, and its sample rate in Hz."""
@@ -49,18 +49,12 @@ def stretch(source: Source, name: str, start: int, stop: int | None, sample_rate
         x, rate = source.read(name)
         return audio.resample(mono(x, name), rate, sample_rate)
     assert stop is not None
-    rate = source.rate(name)
+    frames, rate = source.extent(name)
     if rate == sample_rate:
         return mono(source.read(name, start, stop)[0], name)
     first = max(0, start // sample_rate - 1)
-    last = math.ceil(stop * rate / sample_rate)
-    for margin in (rate, 0):  # a second more where the file has it
-        try:
-            x, _ = source.read(name, first * rate, last + margin)
-            break
-        except UserError as e:
-            if e.kind != "too_short" or margin == 0:
-                raise
+    last = None if frames is None else min(frames, math.ceil(stop * rate / sample_rate) + rate)
+    x, _ = source.read(name, first * rate, last)
     y = audio.resample(mono(x, name), rate, sample_rate)[start - first * sample_rate : stop - first * sample_rate]
     if len(y) != stop - start:
         raise UserError(f"{name}: {stop - start} samples wanted from sample {start}, {len(y)} there", "too_short")
@@ -88,8 +82,9 @@ class Folder:
 
     root: Path
 
-    def rate(self, name: str) -> int:
-        return audio.probe(self.root / name).sample_rate
+    def extent(self, name: str) -> tuple[int | None, int]:
+        info = audio.probe(self.root / name)
+        return info.frames, info.sample_rate
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
         return audio.read(self.root / name, start, stop)
@@ -172,13 +167,10 @@ class Places:
         for archive in self.archives.values():
             archive.close()
 
-    def rate(self, name: str) -> int:
+    def extent(self, name: str) -> tuple[int | None, int]:
         with self._file(name) as path:
-            return audio.probe(path).sample_rate
-
-    def info(self, name: str) -> AudioInfo:
-        with self._file(name) as path:
-            return audio.probe(path)
+            info = audio.probe(path)
+            return info.frames, info.sample_rate
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
         with self._file(name) as path:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from nrdata import audio
 from nrdata.builders import scenes, voices
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan, keyed_rng
 from nrdata.builders.render import Sources
 from nrdata.builders.sources import frames_at
-from nrdata.builders.units import Levels
+from nrdata.builders.units import Levels, Unit, measure
 
 NAME = "synthetic"
 LICENSE = "CC0-1.0"
@@ -34,13 +35,13 @@ PER_CELL = 1
 def plan(options: Options) -> Plan:
     """All talkers in all places."""
     speech = [
-        SpeechFile(NAME, f"{talker}/{n:02d}", talker, split, _levels("speech", f"{talker}/{n:02d}", options), LICENSE)
+        SpeechFile(NAME, f"{talker}/{n:02d}", talker, split, _speech(f"{talker}/{n:02d}", options), LICENSE)
         for split, (first, last, count) in TALKERS.items()
         for talker in (f"t{i:02d}" for i in range(first, last))
         for n in range(count)
     ]
     noise = [
-        NoiseFile(NAME, f"{scene}/{n}", scene, str(n), split, _levels("noise", f"{scene}/{n}", options), LICENSE)
+        NoiseFile(NAME, f"{scene}/{n}", scene, str(n), split, *_noise(f"{scene}/{n}", options), LICENSE)
         for scene in scenes.SCENES
         for split, (first, last) in RECORDINGS.items()
         if split == "test" or scene not in UNSEEN
@@ -62,8 +63,8 @@ class Made:
     side: str
     seed: int
 
-    def rate(self, name: str) -> int:
-        return voices.RATE
+    def extent(self, name: str) -> tuple[int | None, int]:
+        return len(sound(self.side, name, self.seed)), voices.RATE
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
         return sound(self.side, name, self.seed)[start:stop, None], voices.RATE
@@ -83,11 +84,15 @@ def sound(side: str, name: str, seed: int) -> np.ndarray:
     return x
 
 
-def _levels(side: str, name: str, options: Options) -> Levels:
-    """At the stored rate; the level of a stretch hardly depends on the rate, its position does."""
+def _at_rate(side: str, name: str, options: Options) -> np.ndarray:
     x = sound(side, name, options.seed)
-    levels = Levels.of(x, voices.RATE)
-    scale = options.sample_rate / voices.RATE
-    return Levels(
-        levels.energy, max(1, round(levels.step * scale)), frames_at(len(x), voices.RATE, options.sample_rate)
-    )
+    rate = options.sample_rate
+    return audio.resample(x, voices.RATE, rate)[: frames_at(len(x), voices.RATE, rate)]
+
+
+def _speech(name: str, options: Options) -> Levels:
+    return Levels.of(_at_rate("speech", name, options), options.sample_rate)
+
+
+def _noise(name: str, options: Options) -> tuple[Levels, list[Unit], list[str]]:
+    return measure(_at_rate("noise", name, options), options.sample_rate, options.reserve_seconds)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nrdata.correlate import best_match
+
 LONGEST_SECONDS = 10.0
 GAP_SECONDS = 1.0
 RESERVE_SECONDS = 1.0
@@ -99,6 +101,26 @@ def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) 
             continue
         units.append(Unit(number, (start, start + mixture) if at_end else (stop - mixture, stop), clip))
     return units, refused
+
+
+def measure(
+    x: np.ndarray, sample_rate: int, reserve_seconds: float | None = None
+) -> tuple[Levels, list[Unit], list[str]]:
+    """Levels, units and refused pieces of a recording, x float (frames,).
+
+    A unit whose reserve is heard again in its mixture part (a loop, a clockwork) is no unit: there the reference would
+    hold the very noise it is to help against.
+    """
+    levels = Levels.of(x, sample_rate)
+    units, refused = cut(levels, sample_rate, reserve_seconds)
+    good = []
+    for unit in units:
+        match = unit.reserve and best_match(x[slice(*unit.mixture)], x[slice(*unit.reserve)], sample_rate)
+        if match:
+            refused.append(f"unit {unit.number}: its reserve is heard again in its mixture part ({match})")
+        else:
+            good.append(unit)
+    return levels, good, refused
 
 
 def audible_start(levels: Levels, span: tuple[int, int], frames: int, rng: np.random.Generator, tries: int = 50) -> int:
