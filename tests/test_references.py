@@ -95,6 +95,8 @@ def test_laws(pool, data):
             else:
                 same = (index.frames[other], index.noise_dbfs[other]) == (index.frames[row], index.noise_dbfs[row])
                 assert not same and short is not None and short.unknown > 0
+                known = [r for r in peers if min(index.stretch[row, 0], index.stretch[r, 0]) >= 0]
+                assert all(overlap(index.stretch[row], index.stretch[r]) for r in known)  # else one of these is taken
         if mode == "mismatch":
             assert place[index.env[other]] != place[index.env[row]] and clip.relation == "other-environment"
 
@@ -146,6 +148,25 @@ def test_env_is_uniform_over_samples_of_other_recordings():
     rows, count = np.unique(drawn, return_counts=True)
     assert rows.tolist() == [2, 6, 10, 14, 18, 22]
     assert count.min() > 400
+
+
+def test_another_unit_never_overlaps():
+    """In an environment with one recording every unit without overlap is drawn, touching ones too, and no other."""
+    starts = [0, 1000, 2900, 3000, 5999, 6000, 8000]
+    rows = [{"env": "a/x", "recording": "a/x/r", "frames": 3000, "stretch": (s, s + 3000)} for s in starts]
+    pool, rng = Pool(columns(rows), RATE), np.random.default_rng(0)
+    for row, start in enumerate(starts):
+        drawn = {draw_clip(Item(row, 0, 3000), pool, "env", 1000, rng).row for _ in range(150)}
+        assert drawn == {r for r, other in enumerate(starts) if abs(other - start) >= 3000}
+
+
+def test_known_stretches_go_before_unknown_ones():
+    stretches = [(0, 3000), (0, 3000), (5000, 8000)] + [(-1, -1)] * 40
+    lone = {"env": "a/x", "recording": "a/x/r"}
+    rows = [{**lone, "frames": 3000 + i, "stretch": stretch} for i, stretch in enumerate(stretches)]
+    pool, rng = Pool(columns(rows), RATE), np.random.default_rng(0)
+    drawn = {row: {draw_clip(Item(row, 0, 3000), pool, "env", 1000, rng).row for _ in range(60)} for row in (0, 2, 5)}
+    assert drawn[0] == {2} and drawn[2] == {0, 1} and 5 not in drawn[5] and len(drawn[5]) > 20
 
 
 def test_disjoint_prefers_neither_reserve_nor_far_noise():

@@ -126,7 +126,7 @@ def test_windows_bound_pool_and_memory():
         for index in range(s.batches_per_epoch):
             s.batch(epoch, index)
             assert len(s._pools) <= 2 and len(s.order._windows) <= 2
-            assert all(len(pool.rows) == 16 for pool in s._pools.values())
+            assert s._pools and all(len(pool.rows) == 16 for pool in s._pools.values())
 
 
 LAWS = ["oracle", "disjoint", "env", "mismatch", "oracle:0.5,env:0.4,none:0.1"]
@@ -235,9 +235,10 @@ def test_remix():
     """Another pairing and SNR in each epoch; the mixture is clean plus scaled noise of the row that the key names."""
     data = InMemory(small())
     s = stream(data, batch_size=24, remix=True, remix_snr_db=(-5, 5), clean_share=0, noise_share=0)
-    pairs, levels = set(), []
+    pairs, levels, by_position = set(), [], set()
     for epoch in range(8):
         batch = s.batch(epoch, 0)
+        by_position.add(round(float(np.sum((batch.noisy[0] - batch.clean[0]) ** 2) / np.sum(batch.clean[0] ** 2)), 3))
         for i, key in enumerate(batch.key):
             clean_row, noise_row = (int(part[-7:]) for part in key.split("+"))
             pairs.add((clean_row, noise_row))
@@ -245,7 +246,7 @@ def test_remix():
             noise = batch.noisy[i] - batch.clean[i]
             levels.append(10 * np.log10(np.sum(batch.clean[i] ** 2) / np.sum(noise**2)))
             assert set(batch.clean[i]) <= set(data.read("train", clean_row, "clean"))
-    assert len(pairs) > 100
+    assert len(pairs) > 100 and len(by_position) == 8
     assert -5.01 < min(levels) < -4 and 4 < max(levels) < 5.01
     assert not same(s.batch(0, 0), s.batch(1, 0))
 

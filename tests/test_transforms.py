@@ -83,6 +83,16 @@ def test_eq_is_the_same_filter_at_any_length(frames):
         assert np.sqrt(np.mean((part - whole)[inner] ** 2)) < 0.02 * np.std(whole)
 
 
+@pytest.mark.parametrize("at", [0, -1])
+def test_eq_does_not_wrap_around(at):
+    """A click at one end does not come back at the other, also where the length suits the FFT."""
+    click = np.zeros(32768, np.float32)
+    click[at] = 1
+    out = apply_eq(click, draw_eq(np.random.default_rng(3)), RATE)
+    far = out[:16384] if at else out[16384:]
+    assert np.sum(out**2) > 0.1 and np.sum(far**2) < 1e-4
+
+
 def encoded(samples: np.ndarray, kind: str) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, RATE, format=kind, subtype="VORBIS" if kind == "OGG" else "PCM_16")
