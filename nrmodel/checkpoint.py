@@ -97,7 +97,19 @@ def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -
     module.load_state_dict(tensors)
 
 
-STATE_ENTRIES = ("step", "position", "model", "ema", "ema_updates", "optimizer", "rng", "best", "config", "fingerprint")
+STATE_ENTRIES = (
+    "step",
+    "position",
+    "model",
+    "ema",
+    "ema_updates",
+    "optimizer",
+    "rng",
+    "best",
+    "config",
+    "fingerprint",
+    "precision",
+)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
