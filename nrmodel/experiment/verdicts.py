@@ -1,0 +1,368 @@
+"""From rows to verdicts: the declared contrast, four criteria, doses, ablations. Pure functions, plain data out.
+
+An arm's rows are `{seed: {(mode, ref_seconds, nfe): files}}`, files as in `evaluation.tables`: a training seed is one
+model. A contrast is paired twice, by seed and by file: differences are averaged over the seeds of a file, then the
+mean over files gets its interval by environment and speaker. That interval speaks of these trainings; how far the
+seeds lie apart stands beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nrmodel.evaluation.statistics import holm, interval, two_way_bootstrap
+from nrmodel.evaluation.tables import (
+    HARM_DB,
+    MARGINS,
+    METRICS,
+    PRIMARY_SNR_DB,
+    TOO_SHORT,
+    Files,
+    Row,
+    as_dict,
+    by_setting,
+    clusters,
+    finite,
+    harm_rate,
+)
+
+Setting = tuple[str, float, int]  # mode, ref_seconds, nfe
+ArmRows = dict[int, dict[Setting, Files]]  # training seed -> setting -> files
+BySeed = dict[int, Files]
+Keep = Callable[[Row], bool]
+
+PRIMARY = "estoi"
+LENGTHS = (2.0, 1.0, 0.5, 0.25)
+MET, NOT_MET, UNDECIDED = "met", "not met", "undecided"
+
+
+def settings_of(rows: Sequence[Row], system: str) -> dict[Setting, Files]:
+    """The files of one system by (mode, ref_seconds, nfe); a row that stands in two evaluations counts once."""
+    identity = ("key", "mode", "ref_seconds", "nfe", "seed")
+    once = {tuple(row[name] for name in identity): row for row in rows if row["system"] == system}
+    return {setting[1:]: files for setting, files in by_setting(list(once.values())).items()}
+
+
+def select(arm: ArmRows, mode: str, ref_seconds: float, nfe: int) -> BySeed:
+    """The files of one setting by seed; seeds without it are left out."""
+    setting = (mode, 0.0 if mode == "none" else ref_seconds, nfe)
+    return {seed: settings[setting] for seed, settings in arm.items() if setting in settings}
+
+
+def differences(left: BySeed, right: BySeed, metric: str, keep: Keep | None) -> tuple[np.ndarray, list[Row], list[int]]:
+    """`left` minus `right` (files, seeds), the rows of these files, the seeds that both have. A file without a number
+    in any of the seeds is left out."""
+    seeds = sorted(left.keys() & right.keys())
+    facts: dict[str, Row] = {}
+    values: dict[str, list[float]] = {}
+    for seed in seeds:
+        for key, row in left[seed].items():
+            other = right[seed].get(key)
+            if other is None or row[metric] is None or other[metric] is None or (keep is not None and not keep(row)):
+                continue
+            facts[key] = row
+            values.setdefault(key, []).append(row[metric] - other[metric])
+    whole = [key for key, found in values.items() if len(found) == len(seeds)]
+    return np.array([values[k] for k in whole]).reshape(len(whole), len(seeds)), [facts[k] for k in whole], seeds
+
+
+def contrast(left: BySeed, right: BySeed, metric: str = PRIMARY, keep: Keep | None = None) -> dict[str, Any]:
+    """`left` minus `right`, paired by seed and file: an interval as plain data, and `seeds`, `each` seed's mean, their
+    deviation `seed_sd` (None for one seed)."""
+    table, rows, seeds = differences(left, right, metric, keep)
+    found = as_dict(interval(table.mean(axis=1) if rows else np.zeros(0), *clusters(rows)))
+    means = table.mean(axis=0) if rows else np.zeros(0)
+    spread = finite(float(means.std(ddof=1))) if len(means) > 1 else None
+    return found | {"seeds": seeds, "each": [finite(float(mean)) for mean in means], "seed_sd": spread}
+
+
+def bootstrap(left: BySeed, right: BySeed, keep: Keep) -> list[float] | None:
+    """The two-way bootstrap of the same mean, as a check of its interval."""
+    table, rows, _ = differences(left, right, PRIMARY, keep)
+    if len(rows) < 2:
+        return None
+    return [round(x, 5) for x in two_way_bootstrap(table.mean(axis=1), *clusters(rows), np.random.default_rng(0))]
+
+
+# The declared contrast ----------------------------------------------------------------------------------------------
+
+
+def at_low_snr(row: Row) -> bool:
+    """-5 and 0 dB, as measured."""
+    return row["snr_db"] is not None and PRIMARY_SNR_DB[0] <= row["snr_db"] < PRIMARY_SNR_DB[1]
+
+
+def primary(right_clip: BySeed, none: BySeed, baseline: BySeed, ref_seconds: float) -> dict[str, Any]:
+    """ESTOI, `disjoint` minus `none`, the same weights, -5 and 0 dB; the null's handicap beside it (`none` minus the
+    baseline trained without reference). What may be quoted is the smaller of `disjoint - none` and `disjoint -
+    baseline`, if both lower bounds are above 0."""
+    gains = {
+        "over_none": contrast(right_clip, none, keep=at_low_snr),
+        "over_baseline": contrast(right_clip, baseline, keep=at_low_snr),
+    }
+    quoted = min(gains, key=lambda name: math.inf if gains[name]["mean"] is None else gains[name]["mean"])
+    conclusive = all(gain["conclusive"] for gain in gains.values())
+    shown = conclusive and all(gain["low"] > 0 for gain in gains.values())
+    return {
+        **gains,
+        "null_handicap": contrast(none, baseline, keep=at_low_snr),
+        "bootstrap": bootstrap(right_clip, none, at_low_snr),
+        "quoted": quoted,
+        "conclusive": conclusive,
+        "shown": shown,
+        "sentence": sentence(gains, quoted, shown, conclusive, ref_seconds),
+    }
+
+
+def sentence(gains: dict[str, dict], quoted: str, shown: bool, conclusive: bool, ref_seconds: float) -> str:
+    """What a reader may quote, and what not."""
+    if not gains["over_baseline"]["files"]:
+        return "Nothing may be quoted: there are no rows of a baseline trained without references."
+    if not conclusive:
+        return f"Nothing may be quoted: {TOO_SHORT} ({gains[quoted]['files']} files at -5 and 0 dB)."
+    gain = gains[quoted]
+    other = {"over_none": "the same network without a clip", "over_baseline": "a network trained without references"}
+    numbers = f"{gain['mean']:+.3f} ESTOI [{gain['low']:.3f}, {gain['high']:.3f}]"
+    trained = f"{len(gain['seeds'])} training{'s' if len(gain['seeds']) > 1 else ''}"
+    basis = (
+        f"{gain['files']} files, {gain['environments']} environments, {gain['speakers']} speakers, {trained}, 95 % "
+        f"interval over environments and speakers, against {other[quoted]}"
+    )
+    if not shown:
+        return (
+            f"No gain from a reference is shown: a {ref_seconds:g} s clip of the same place at another time changed "
+            f"intelligibility at -5 and 0 dB by {numbers} ({basis}); both lower bounds would have to lie above 0."
+        )
+    return (
+        f"A {ref_seconds:g} s clip of the noise, recorded in the same place at another time, raised intelligibility at "
+        f"-5 and 0 dB by {numbers} ({basis})."
+    )
+
+
+# Criteria of seed 8.4 -----------------------------------------------------------------------------------------------
+
+
+def judge_gain(gain: dict[str, Any], margin: float) -> str:
+    """Met if the lower bound is above 0, not met if the upper bound is under the margin, else undecided."""
+    if not gain["conclusive"]:
+        return UNDECIDED
+    return MET if gain["low"] > 0 else NOT_MET if gain["high"] < margin else UNDECIDED
+
+
+def judge_loss(change: dict[str, Any], allowed: float) -> str:
+    """Met if the lower bound of a change is above `-allowed`, not met if the upper bound is under it."""
+    if not change["conclusive"]:
+        return UNDECIDED
+    return MET if change["low"] > -allowed else NOT_MET if change["high"] < -allowed else UNDECIDED
+
+
+def judge_all(words: Sequence[str]) -> str:
+    """Met if all are, not met if one is not."""
+    if NOT_MET in words:
+        return NOT_MET
+    return MET if words and all(word == MET for word in words) else UNDECIDED
+
+
+def is_seen(row: Row) -> bool:
+    """Noise of an environment that training saw."""
+    return row["seen"] in ("recording", "environment")
+
+
+def is_unseen(row: Row) -> bool:
+    return row["seen"] == "unseen"
+
+
+def criteria(proposed: ArmRows, baseline: BySeed, ref_seconds: float, nfe: int) -> list[dict[str, Any]]:
+    """The four criteria; the word is by ESTOI, the other metrics stand beside it."""
+    right, wrong = (select(proposed, mode, ref_seconds, nfe) for mode in ("disjoint", "mismatch"))
+    found = []
+    for number, title, files, keep, judge in (
+        (1, "Better than the baseline on seen noise", right, is_seen, judge_gain),
+        (2, "Better with the right reference on unseen noise", right, is_unseen, judge_gain),
+        (3, "No catastrophe under a mismatched reference", wrong, None, judge_loss),
+    ):
+        metrics = {}
+        for metric in METRICS:
+            estimate = contrast(files, baseline, metric, keep)
+            metrics[metric] = estimate | {"margin": MARGINS[metric], "verdict": judge(estimate, MARGINS[metric])}
+        against = ("disjoint" if number < 3 else "mismatch") + " minus baseline"
+        found.append(criterion(number, title, against, metrics))
+    steps = halvings(proposed, nfe)
+    metrics = {}
+    for metric in METRICS:
+        changes = [step["metrics"][metric] for step in steps]
+        words = [judge_loss(change, 2 * MARGINS[metric]) for change in changes]
+        worst = min(changes, key=lambda c: math.inf if c["low"] is None else c["low"], default=no_contrast())
+        word = judge_all(words) if len(steps) == len(LENGTHS) - 1 else UNDECIDED
+        metrics[metric] = worst | {"margin": 2 * MARGINS[metric], "verdict": word}
+    last = criterion(4, "Graceful as the reference gets shorter", "the worst halving from 2 to 0.25 s", metrics)
+    return [*found, last | {"steps": steps}]
+
+
+def criterion(number: int, title: str, what: str, metrics: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    chosen = metrics[PRIMARY]
+    why = ""
+    if chosen["verdict"] == UNDECIDED:
+        if not chosen["files"]:
+            why = "no files with both sides"
+        elif not chosen["conclusive"]:
+            why = TOO_SHORT
+        else:
+            why = "the interval reaches from one side of the bound to the other"
+    elif number < 3 and chosen["verdict"] == MET and chosen["mean"] < chosen["margin"]:
+        why = "though under the margin that would matter"
+    return {"criterion": number, "title": title, "what": what, "verdict": chosen["verdict"], "why": why,
+            "metrics": metrics}  # fmt: skip
+
+
+def no_contrast() -> dict[str, Any]:
+    return contrast({}, {})
+
+
+def halvings(proposed: ArmRows, nfe: int) -> list[dict[str, Any]]:
+    """Score at half the length minus score at the length, on the files whose longest clip is whole."""
+    whole = keys_with_whole_clip(proposed, "disjoint", nfe)
+    steps = []
+    for longer, shorter in itertools.pairwise(LENGTHS):
+        left, right = select(proposed, "disjoint", shorter, nfe), select(proposed, "disjoint", longer, nfe)
+        if left and right:
+            metrics = {m: contrast(left, right, m, lambda row: row["key"] in whole) for m in METRICS}
+            steps.append({"from_seconds": longer, "to_seconds": shorter, "metrics": metrics})
+    return steps
+
+
+def keys_with_whole_clip(arm: ArmRows, mode: str, nfe: int) -> set[str]:
+    """The files whose clip at the longest length has that length: those that can be compared at every length."""
+    settings = {setting for per_seed in arm.values() for setting in per_seed}
+    lengths = {seconds for m, seconds, n in settings if (m, n) == (mode, nfe)}
+    if not lengths:
+        return set()
+    rows = [r for files in select(arm, mode, max(lengths), nfe).values() for r in files.values()]
+    spans = {row["key"]: row["ref_span"][1] - row["ref_span"][0] for row in rows}
+    return {key for key, span in spans.items() if span == max(spans.values())}
+
+
+# Doses, harm, the ladder --------------------------------------------------------------------------------------------
+
+
+def dose_curves(arm: ArmRows, nfe: int, ref_seconds: float) -> dict[str, list[dict[str, Any]]]:
+    """Gain over `none` by length of the clip (the same files at every length) and by speech leaking into it
+    (speech-to-noise ratio in dB; None: the clip without speech)."""
+    settings = sorted({setting for per_seed in arm.values() for setting in per_seed if setting[2] == nfe})
+    none, whole = select(arm, "none", 0.0, nfe), keys_with_whole_clip(arm, "disjoint", nfe)
+    lengths = [seconds for mode, seconds, _ in settings if mode == "disjoint"]
+    leaks: list[tuple[float | None, str]] = [(float(mode[5:]), mode) for mode, seconds, _ in settings
+                                             if mode.startswith("leak:") and seconds == ref_seconds]  # fmt: skip
+    leaks = sorted(leaks, key=lambda leak: leak[0] or 0.0)
+    if leaks:
+        leaks = [(None, "disjoint"), *leaks]
+
+    def gains(mode: str, seconds: float, keep: Keep | None) -> dict[str, Any]:
+        return {m: contrast(select(arm, mode, seconds, nfe), none, m, keep) for m in METRICS}
+
+    return {
+        "ref_seconds": [
+            {"ref_seconds": s, "metrics": gains("disjoint", s, lambda row: row["key"] in whole)}
+            for s in (lengths if len(lengths) > 1 else [])
+        ],
+        "leak_db": [{"leak_db": db, "metrics": gains(mode, ref_seconds, None)} for db, mode in leaks],
+    }
+
+
+def ladder(arm: ArmRows, baseline: BySeed, noisy: Files, nfe: int, ref_seconds: float) -> list[dict[str, Any]]:
+    """Every rung minus `none` of the same weights and minus the baseline, with harm rates; exploratory, so Holm's
+    p-values over the rungs stand beside."""
+    none = select(arm, "none", 0.0, nfe)
+    modes = {mode: None for per_seed in arm.values() for mode, s, n in per_seed if n == nfe and s in (0.0, ref_seconds)}
+    found = []
+    for mode in modes:
+        files = select(arm, mode, ref_seconds, nfe)
+        entry: dict[str, Any] = {
+            "mode": mode,
+            "over_none": {} if mode == "none" else {m: contrast(files, none, m) for m in METRICS},
+            "over_baseline": {m: contrast(files, baseline, m) for m in METRICS},
+            "over_noisy": {m: contrast(files, dict.fromkeys(files, noisy), m) for m in METRICS},
+            "harm_over_none": None if mode == "none" else harm(files, none),
+            "harm_over_noisy": harm(files, dict.fromkeys(files, noisy)),
+        }
+        found.append(entry)
+    for metric in METRICS:
+        tested = [e["over_none"][metric] for e in found if e["over_none"]]
+        tested = [e for e in tested if e["p_value"] is not None]
+        for estimate, adjusted in zip(tested, holm([e["p_value"] for e in tested]), strict=True):
+            estimate["p_holm"] = finite(adjusted)
+    return found
+
+
+def harm(files: BySeed, other: BySeed) -> dict[str, Any]:
+    """Share of files that lose more than `HARM_DB` of SI-SDR, mean over seeds and each seed's."""
+    seeds = sorted(files.keys() & other.keys())
+    pairs = [harm_rate(files[seed], other[seed]) for seed in seeds]
+    rates = [rate for rate, _ in pairs if rate is not None]
+    return {"rate": finite(float(np.mean(rates))) if rates else None, "each": [finite(rate) for rate in rates],
+            "files": max((n for _, n in pairs), default=0), "over_db": HARM_DB}  # fmt: skip
+
+
+def ablation_entry(arm: ArmRows, base: ArmRows, nfe: int, base_nfe: int, ref_seconds: float) -> dict[str, Any]:
+    """An arm against its base, seeds paired: each with the right clip, each with none, and the gain of the clip
+    within the arm."""
+    entry: dict[str, Any] = {}
+    for mode in ("disjoint", "none"):
+        left, right = select(arm, mode, ref_seconds, nfe), select(base, mode, ref_seconds, base_nfe)
+        entry[mode] = {m: contrast(left, right, m) for m in METRICS}
+    left, right = select(arm, "disjoint", ref_seconds, nfe), select(arm, "none", ref_seconds, nfe)
+    entry["gain"] = {m: contrast(left, right, m) for m in METRICS}
+    return entry
+
+
+def by_seen(right: BySeed, none: BySeed, baseline: BySeed) -> list[dict[str, Any]]:
+    """The gain of the right clip in three steps: another time of a seen recording, another recording of a seen
+    environment, an unseen environment."""
+    found = []
+    for level in ("recording", "environment", "unseen"):
+
+        def inside(row: Row, level: str = level) -> bool:
+            return row["seen"] == level
+
+        entry: dict[str, Any] = {"seen": level, "over_none": contrast(right, none, keep=inside)}
+        if entry["over_none"]["files"]:
+            found.append(entry | {"over_baseline": contrast(right, baseline, keep=inside)})
+    return found
+
+
+def of_split(arm: ArmRows, split: str) -> ArmRows:
+    """An arm's rows on one split."""
+    prefix = f"{split}-"
+    return {
+        seed: {s: {k: r for k, r in files.items() if k.startswith(prefix)} for s, files in settings.items()}
+        for seed, settings in arm.items()
+    }
+
+
+def verdicts(
+    proposed: ArmRows, baseline: ArmRows, noisy: Files, split: str, ref_seconds: float, nfe: int, baseline_nfe: int
+) -> dict[str, Any]:
+    """All that is concluded from the rows of the two main arms. Criteria use every split, the rest `split` alone."""
+    main, base = of_split(proposed, split), select(of_split(baseline, split), "none", 0.0, baseline_nfe)
+    right, none = (select(main, mode, ref_seconds, nfe) for mode in ("disjoint", "none"))
+    samplers = []
+    for n in sorted({setting[2] for settings in main.values() for setting in settings} - {nfe}):
+        with_clip, without = (select(main, mode, ref_seconds, n) for mode in ("disjoint", "none"))
+        gain = contrast(with_clip, without, keep=at_low_snr)
+        if gain["files"]:
+            samplers.append({"nfe": n, "over_none": gain})
+    everywhere = select(baseline, "none", 0.0, baseline_nfe)
+    right_anywhere, none_anywhere = (select(proposed, mode, ref_seconds, nfe) for mode in ("disjoint", "none"))
+    return {
+        "primary": primary(right, none, base, ref_seconds),
+        "samplers": samplers,
+        "criteria": criteria(proposed, everywhere, ref_seconds, nfe),
+        "seen": by_seen(right_anywhere, none_anywhere, everywhere),
+        "ladder": ladder(main, base, noisy, nfe, ref_seconds),
+        "dose": dose_curves(main, nfe, ref_seconds),
+    }
