@@ -192,6 +192,7 @@ def test_seen_in_training():
     assert seen(facts, data) == "environment"
     assert seen(facts | {"recording": "a/cafe/1"}, data) == "recording"
     assert seen({"env_id": "a/road", "recording": "a/road/1"}, data) == "environment"
+    assert seen({"env_id": "a/cafe~2", "recording": "a/cafe/2"}, data) == "environment"
     assert seen({"env_id": "a/sea~1", "recording": "a/sea/1"}, data) == "unseen"
     assert seen(facts, None) is None
 

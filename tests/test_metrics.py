@@ -107,6 +107,19 @@ def test_unrelated_or_filtered_estimates_are_not_called_late():
     assert delay_samples(CLEAN, np.fft.irfft(spectrum, len(CLEAN)).astype(np.float32)) == 0
 
 
+def test_a_strong_reflection_is_not_called_a_delay():
+    assert delay_samples(CLEAN, 0.85 * CLEAN + np.roll(CLEAN, 160)) == 0
+
+
+@pytest.mark.parametrize("value", [-7.0, -1.0, float("nan")])
+def test_pesq_codes_of_failure_are_never_scores(monkeypatch, value):
+    import pesq
+
+    monkeypatch.setattr(pesq, "pesq", lambda *args: value)
+    with pytest.raises(MetricFailure, match="not_finite"):
+        metrics.pesq_wb(CLEAN, NOISY)
+
+
 def test_swapped_folders_are_noticed():
     assert looks_swapped(NOISY, CLEAN)
     assert not looks_swapped(CLEAN, NOISY)
