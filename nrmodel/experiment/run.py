@@ -79,18 +79,19 @@ def asked(plan: Plan, cell: Cell) -> dict[str, Any]:
 
 
 def is_done(plan: Plan, out: Path, cell: Cell) -> bool:
-    """Whether a cell is finished as asked. A run that is finished as something else is refused, anything else is
-    done again."""
+    """Whether a cell is finished as asked. A run or an evaluation that is finished as something else is refused,
+    the rest is done again."""
     if not cell_file(out, cell.name).exists():
         return False
-    record = read_cell(out, cell.name)
-    same = record["asked"] == asked(plan, cell)
-    if not same and cell.kind == "train":
-        changed = sorted(k for k, v in asked(plan, cell).items() if record["asked"].get(k) != v)
-        raise UserError(f"{cell.name} was trained with another {', '.join(changed)}: take another --out", "exists")
-    if cell.kind in ("evaluate", "probe", "listen"):
-        same = same and record["digest"] == digest_of(plan, out, cell)
-    return same
+    record, wanted = read_cell(out, cell.name), asked(plan, cell)
+    changed = sorted(k for k in wanted.keys() | record["asked"].keys() if record["asked"].get(k) != wanted.get(k))
+    if cell.kind in ("evaluate", "probe", "listen") and record["digest"] != digest_of(plan, out, cell):
+        changed.append("weights")
+    if changed and cell.kind in ("train", "evaluate"):
+        raise UserError(
+            f"{out}: '{cell.name}' was done with another {', '.join(changed)}: take another --out", "exists"
+        )
+    return not changed
 
 
 def digest_of(plan: Plan, out: Path, cell: Cell) -> str:

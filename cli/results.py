@@ -1,0 +1,96 @@
+"""`make results`: every table and picture under results/ again, from the rows and logs committed there.
+
+    rows.jsonl                    -> summary.json, table.csv, table.md, means.png
+    log.jsonl                     -> loss.png
+    plan.toml with cells/         -> verdicts.json, report.md and its pictures (`nr experiment`)
+
+Tables come out byte for byte; a picture that shows the same is left as it is. `--check` writes nothing and exits 1
+where something would change.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+TABLES = ("summary.json", "table.csv", "table.md", "verdicts.json", "report.md")
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), default=Path("results"))
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 where something would change.")
+def command(results: Path, check: bool) -> int:
+    """Rebuild the tables and pictures under RESULTS.
+
+    Example: python -m cli.results --check
+    """
+    from cli.main import printable
+
+    changed: list[Path] = []
+    count = 0
+    for folder in sorted({p.parent for name in ("rows.jsonl", "log.jsonl", "plan.toml") for p in results.rglob(name)}):
+        made, different = rebuild(folder, check)
+        count += made
+        changed += different
+    for path in changed:
+        click.echo(f"{'differs' if check else 'rebuilt'}: {printable(str(path))}")
+    click.echo(f"{count} tables and pictures under {printable(str(results))}, {len(changed)} changed")
+    return int(check and bool(changed))
+
+
+def rebuild(folder: Path, check: bool) -> tuple[int, list[Path]]:
+    """Make what belongs to one folder beside it, and take over what differs; (how many, which differed)."""
+    from nrmodel.experiment.report import same_picture
+
+    with tempfile.TemporaryDirectory(prefix="results-") as made:
+        make(folder, Path(made))
+        files = sorted(path for path in Path(made).iterdir() if path.name in TABLES or path.suffix == ".png")
+        changed = []
+        for path in files:
+            there, new = folder / path.name, path.read_bytes()
+            old = there.read_bytes() if there.exists() else None
+            if old == new or (old is not None and path.suffix == ".png" and same_picture(old, new)):
+                continue
+            changed.append(there)
+            if not check:
+                shutil.copyfile(path, there)
+        return len(files), changed
+
+
+def make(folder: Path, out: Path) -> None:
+    """Tables and pictures of one folder, into `out`."""
+    from nrmodel.evaluation.tables import read_rows, write_tables
+    from nrmodel.experiment import plots
+
+    if (folder / "rows.jsonl").exists():
+        summary = write_tables(read_rows(folder / "rows.jsonl"), out)
+        if folder.parent.name != "evaluations":  # an experiment's own pictures show these
+            (out / "means.png").write_bytes(plots.means_by_mode(summary))
+    if (folder / "log.jsonl").exists():
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        told = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]
+        (out / "loss.png").write_bytes(plots.loss_curve([step for step, _ in told], [loss for _, loss in told]))
+    if (folder / "plan.toml").exists() and (folder / "cells").is_dir():
+        from nrmodel.experiment.plan import read_plan
+        from nrmodel.experiment.report import write_tables as write_report_tables
+
+        write_report_tables(read_plan(folder / "plan.toml", folder), folder, out)
+
+
+def main() -> int:
+    from nrdata.errors import UserError
+
+    try:
+        return command.main(standalone_mode=False) or 0
+    except (UserError, click.ClickException) as e:
+        click.echo(f"results: {e}", err=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

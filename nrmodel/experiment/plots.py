@@ -1,0 +1,146 @@
+"""The pictures of a report, from verdicts as plain data: PNG bytes, the same for the same data and matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nrmodel.evaluation.tables import METRICS, TITLES
+
+COLOURS = {"pesq_wb": "#b5541c", "estoi": "#1f5fa8", "si_sdr": "#3d7d3d"}
+
+
+@contextmanager
+def figure(columns: int = 1, width: float = 9.0, height: float = 3.4) -> Iterator[tuple[Any, Any, io.BytesIO]]:
+    """A figure, its axes and the buffer that holds the PNG afterwards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
+    buffer = io.BytesIO()
+    for axis in axes[0]:
+        axis.spines[["top", "right"]].set_visible(False)
+    yield fig, axes[0], buffer
+    fig.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
+    plt.close(fig)
+
+
+def pictures(found: dict[str, Any], probes: dict[str, Any]) -> dict[str, bytes]:
+    """Name -> PNG of what there is to show."""
+    made = {"ladder": ladder(found["ladder"])}
+    if found["dose"]["ref_seconds"]:
+        made["length"] = curve(found["dose"]["ref_seconds"], "ref_seconds", "length of the clip, s", log=True)
+    if found["dose"]["leak_db"]:
+        made["leak"] = curve(found["dose"]["leak_db"], "leak_db", "speech in the clip, dB over its noise")
+    points = next((p["embedding"].get("map", {}).get("points") for p in probes.values()), None)
+    if points:
+        made["map"] = embedding_map(points)
+    return {name: png for name, png in made.items() if png}
+
+
+def ladder(rungs: list[dict[str, Any]]) -> bytes:
+    """Gain of every rung over `none` of the same weights, with intervals, a panel a metric; empty without rungs."""
+    shown = [e for e in rungs if e["over_none"]]
+    if not shown:
+        return b""
+    with figure(3, 10.0, 1.4 + 0.32 * len(shown)) as (_, axes, buffer):
+        for axis, metric in zip(axes, METRICS, strict=True):
+            for place, entry in enumerate(reversed(shown)):
+                point(axis, entry["over_none"][metric], place, metric)
+            axis.axvline(0, color="#888888", linewidth=0.8)
+            axis.set_yticks(range(len(shown)), [e["mode"] for e in reversed(shown)] if metric == METRICS[0] else [])
+            axis.set_xlabel(f"{TITLES[metric]}, gain over none")
+    return buffer.getvalue()
+
+
+def point(axis: Any, estimate: dict[str, Any], y: float, metric: str) -> None:
+    """A mean with its interval, lying."""
+    if estimate["mean"] is None:
+        return
+    if estimate["low"] is not None:
+        axis.plot([estimate["low"], estimate["high"]], [y, y], color=COLOURS[metric], linewidth=1.6)
+    axis.plot(estimate["mean"], y, "o", color=COLOURS[metric], markersize=5)
+
+
+def curve(entries: list[dict[str, Any]], name: str, label: str, log: bool = False) -> bytes:
+    """Gain over `none` against a dose, a panel a metric; the dose None (no speech) stands at the left end."""
+    doses = [e[name] for e in entries]
+    known = [dose for dose in doses if dose is not None]
+    left = min(known) - 10 if None in doses else None
+    with figure(3, 10.0, 2.8) as (_, axes, buffer):
+        for axis, metric in zip(axes, METRICS, strict=True):
+            shown = [(left if e[name] is None else e[name], e["metrics"][metric]) for e in entries]
+            shown = [(x, v) for x, v in shown if v["mean"] is not None]
+            x, mean = [x for x, _ in shown], [v["mean"] for _, v in shown]
+            axis.plot(x, mean, "o-", color=COLOURS[metric], markersize=4)
+            if shown and all(v["low"] is not None for _, v in shown):
+                low, high = [v["low"] for _, v in shown], [v["high"] for _, v in shown]
+                axis.fill_between(x, low, high, color=COLOURS[metric], alpha=0.18, linewidth=0)
+            axis.axhline(0, color="#888888", linewidth=0.8)
+            if log:
+                axis.set_xscale("log", base=2)
+            ticks = sorted([*known, *([] if left is None else [left])])
+            axis.set_xticks(ticks, ["no speech" if dose == left else f"{dose:g}" for dose in ticks])
+            axis.minorticks_off()
+            axis.set(xlabel=label, ylabel=f"{TITLES[metric]}, gain over none")
+    return buffer.getvalue()
+
+
+def embedding_map(points: list[list[Any]]) -> bytes:
+    """Clips on the first two principal components of z_r, coloured by environment."""
+    import matplotlib
+
+    places = sorted({p[2] for p in points})
+    with figure(1, 8.0, 4.6) as (fig, axes, buffer):
+        axis = axes[0]
+        colours = matplotlib.colormaps["turbo"]
+        for k, place in enumerate(places):
+            own = [p for p in points if p[2] == place]
+            axis.plot([p[0] for p in own], [p[1] for p in own], "os^v"[k % 4], color=colours((k + 0.5) / len(places)),
+                      markersize=4, label=place)  # fmt: skip
+        axis.set(xlabel="first principal component of z_r", ylabel="second")
+        fig.legend(loc="outside right upper", fontsize=7, ncols=1 + len(places) // 20)
+    return buffer.getvalue()
+
+
+def loss_curve(steps: list[int], loss: list[float]) -> bytes:
+    """The training loss of one run."""
+    with figure(1, 7.0, 2.8) as (_, axes, buffer):
+        axes[0].plot(steps, loss, color=COLOURS["estoi"], linewidth=1)
+        axes[0].set(xlabel="step", ylabel="training loss")
+    return buffer.getvalue()
+
+
+def means_by_mode(summary: dict[str, Any]) -> bytes:
+    """Means of every setting of one evaluation with intervals, a panel a metric."""
+    shown = summary["means"]
+    labels = [f"{e['system']} {e['mode']}" + (f" {e['ref_seconds']:g} s" if e["ref_seconds"] else "")
+              + (f", {e['nfe']} calls" if e["nfe"] > 1 else "") for e in reversed(shown)]  # fmt: skip
+    with figure(3, 11.0, 1.4 + 0.3 * len(shown)) as (_, axes, buffer):
+        for axis, metric in zip(axes, METRICS, strict=True):
+            for place, entry in enumerate(reversed(shown)):
+                point(axis, entry["metrics"][metric], place, metric)
+            axis.set_yticks(range(len(shown)), labels if metric == METRICS[0] else [])
+            axis.set_xlabel(TITLES[metric])
+    return buffer.getvalue()
+
+
+def spectrogram_png(signal: Any, sample_rate: int, top_db: float | None = None) -> tuple[bytes, float]:
+    """A bare picture of `(samples,)`: time across, 0 to half the rate upwards, 70 dB under `top_db` (its own greatest
+    level where None); returns it and that level."""
+    import matplotlib.image
+    import numpy as np
+    from scipy.signal import stft
+
+    _, _, values = stft(signal, sample_rate, nperseg=512, noverlap=384)
+    level = 20 * np.log10(np.abs(values) + 1e-7)
+    top = float(level.max()) if top_db is None else top_db
+    shade = np.clip((level - top + 70) / 70, 0, 1)[::-1]
+    buffer = io.BytesIO()
+    colours = matplotlib.colormaps["magma"](shade, bytes=True)
+    matplotlib.image.imsave(buffer, colours, format="png", metadata={"Software": ""})
+    return buffer.getvalue(), top

@@ -1,0 +1,128 @@
+"""The report of a finished experiment: verdicts.json, pictures, report.md, and report.html, one page that opens from
+disk with pictures and sounds inside.
+
+All but the sounds is a function of rows, probes and the files of cells: it can be made again without weights or data.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nrdata.files import replacing, write_text
+from nrmodel.evaluation.markdown import DIGITS, escaped, plain, table
+from nrmodel.evaluation.tables import METRICS, TITLES
+from nrmodel.experiment import plots
+from nrmodel.experiment.collect import collect
+from nrmodel.experiment.listening import sound_name
+from nrmodel.experiment.plan import Plan
+from nrmodel.experiment.sections import Section, sections
+
+
+def write_report(plan: Plan, out: Path) -> dict[str, Any]:
+    """All of the report; returns the verdicts."""
+    found = write_tables(plan, out, out)
+    write_text(out / "report.html", to_html(found, out))
+    return found
+
+
+def write_tables(plan: Plan, experiment: Path, out: Path) -> dict[str, Any]:
+    """verdicts.json, the pictures and report.md, into `out`, from the folder of an experiment."""
+    found = collect(plan, experiment)
+    write_text(out / "verdicts.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    made = plots.pictures(found, found["probes"])
+    for name, png in made.items():
+        write_picture(out / f"{name}.png", png)
+    write_text(out / "report.md", to_markdown(found, set(made)))
+    return found
+
+
+def write_picture(path: Path, png: bytes) -> bool:
+    """Write a picture unless the one there shows the same; whether it was written."""
+    if path.exists() and same_picture(path.read_bytes(), png):
+        return False
+    with replacing(path) as file:
+        file.write(png)
+    return True
+
+
+def same_picture(one: bytes, other: bytes) -> bool:
+    """Equal but for the edges of glyphs, which another matplotlib draws otherwise: of one size, and under 1 % of the
+    values more than 1/8 apart."""
+    from matplotlib.image import imread
+
+    if one == other:
+        return True
+    a, b = (imread(io.BytesIO(png), format="png") for png in (one, other))
+    return a.shape == b.shape and float(np.mean(np.abs(a - b) > 0.125)) < 0.01
+
+
+def to_markdown(found: dict[str, Any], pictures: set[str]) -> str:
+    """report.md."""
+    parts = [f"# Experiment {escaped(found['name'])}\n", f"> {escaped(found['primary']['sentence'])}\n"]
+    for section in sections(found):
+        if section.rows:
+            cells = [(escaped(name), [escaped(cell) for cell in row]) for name, row in section.rows]
+            parts.append(table(escaped(section.title), [escaped(column) for column in section.columns], cells))
+        else:
+            parts.append(f"## {escaped(section.title)}\n")
+        if section.lines:
+            parts.append("".join(f"- {escaped(line)}\n" for line in section.lines))
+        if section.picture in pictures:
+            parts.append(f"![{section.title}]({section.picture}.png)\n")
+    return "\n".join(parts)
+
+
+def to_html(found: dict[str, Any], out: Path) -> str:
+    """The page, from verdicts, the pictures in `out` and its `listening`."""
+    from importlib import resources
+
+    import jinja2
+
+    source = resources.files("nrmodel.experiment").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+    def picture(section: Section) -> str:
+        path = out / f"{section.picture}.png"
+        return encoded(path.read_bytes()) if section.picture and path.exists() else ""
+
+    told = sections(found)
+    files = heard(out / "listening")
+    template = environment.from_string(source)
+    return template.render(found=found, sections=told, picture=picture, files=files) + "\n"
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def heard(folder: Path) -> list[dict[str, Any]]:
+    """The files to listen to, sounds and spectrograms encoded. The noisy one sets the scale of a file's spectrograms,
+    the reference has its own (its level is its own)."""
+    from nrdata import audio
+
+    path = folder / "listening.json"
+    if not path.exists():
+        return []
+    found = []
+    for number, entry in enumerate(json.loads(path.read_text(encoding="utf-8")), 1):
+        noisy, rate = audio.read(folder / sound_name(number, "noisy"))
+        top = plots.spectrogram_png(noisy[:, 0], rate)[1]
+        versions = []
+        for what in entry["sounds"]:
+            file = folder / sound_name(number, what)
+            sound, rate = audio.read(file)
+            png, _ = plots.spectrogram_png(sound[:, 0], rate, None if what == "reference" else top)
+            scores = entry["scores"].get(what, {})
+            told = [f"{TITLES[m]} {plain(scores[m], DIGITS[m])}" for m in METRICS if scores.get(m) is not None]
+            facts = {"seconds": round(len(sound) / rate, 2), "khz": rate // 2000, "scores": ", ".join(told)}
+            versions.append({"name": what, "sound": encoded(file.read_bytes()), "picture": encoded(png), **facts})
+        found.append(entry | {"number": number, "versions": versions})
+    return found
