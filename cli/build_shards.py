@@ -191,7 +191,7 @@ def _text(summary) -> str:
         lines.append(f"{len(summary.refused)} items refused ({shown}): {printable(str(where))}")
     samples = ", ".join(f"{split} {n}" for split, n in summary.samples.items())
     if not summary.complete:
-        state = f"{summary.made} shards built of those asked for; others are still to be built"
+        state = f"{summary.made} shards of this part built, {summary.kept} were there; without --shards it is finished"
     elif summary.made:
         state = f"{summary.made} shards built" + (f", {summary.kept} were there" if summary.kept else "")
     else:

@@ -143,10 +143,19 @@ def test_a_plan_file_gives_the_same_bytes_and_draws_nothing(built, corpus, tmp_p
 def test_parts_by_several_jobs_are_one_data_set_in_the_end(built, corpus, tmp_path, capsys):
     out = tmp_path / "set"
     count = len([n for n in digests(built) if n.endswith(".tar")])
-    assert build(*corpus, "--out", out, "--workers", 1, "--shards", "0:2") == 0
-    assert "still to be built" in capsys.readouterr().out and "manifest.json" not in names(out)
-    assert build(*corpus, "--out", out, "--workers", 1, "--shards", f"2:{count}") == 0
+    argv = (*corpus, "--out", out, "--workers", 1)
+    assert build(*argv, "--shards", "0:2") == 0
+    assert "2 shards of this part built" in capsys.readouterr().out and "manifest.json" not in names(out)
+    (out / "train-000001.tar.partial").write_bytes(b"another job's, of a part of its own")
+    with engine._alone(out, shared=True):
+        assert build(*argv, "--shards", f"2:{count}") == 0
+    assert "train-000001.tar.partial" in names(out)
+    assert build(*argv) == 0
+    assert f"already complete, {count} shards" in capsys.readouterr().out
     assert digests(out) == digests(built) and not verify(out).faults
+    assert names(out) == names(built)
+    assert build(*argv, "--shards", f"{count}:99") == 2
+    assert f"the plan has {count} shards" in capsys.readouterr().err
 
 
 def test_a_sample_made_alone_is_the_sample_of_the_whole(built, corpus):

@@ -255,7 +255,7 @@ def test_extensible_24_bit_stereo_and_streamed_flac_are_sources_like_any(tmp_pat
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-@pytest.mark.parametrize(("start", "stop"), [(0, 16000), (7, 20007), (31234, 45678), (60000, 79990)])
+@pytest.mark.parametrize(("start", "stop"), [(0, 16000), (7, 20007), (32001, 45678), (60000, 79990)])
 def test_a_stretch_of_a_resampled_file_is_the_stretch_of_the_whole(tmp_path, rate, start, stop):
     """Positions agree to the sample at any rate, though only the neighbourhood is read."""
     t = np.arange(5 * rate) / rate
@@ -300,14 +300,19 @@ def test_odd_names_become_plain_identifiers(tmp_path):
     (speech_dir / "s0").rename(speech_dir / "Ann Ébène~2")
     (noise_dir / "place0").rename(noise_dir / "Große Halle #1")
     (noise_dir / "Große Halle #1" / "r0.wav").rename(noise_dir / "Große Halle #1" / "a {x}? b.WAV")
+    (noise_dir / "Große Halle #1" / "r1.wav").rename(
+        noise_dir / "Große Halle #1" / "r1\x1b[2J\n\N{SNOWMAN}\udcff\r.wav"
+    )
     assert folders(tmp_path, tmp_path / "out", "--hours", 0.03, "--per-cell", 4, "--strict") == 0
     data = nrdata.open(tmp_path / "out")
     assert {e for s in data.splits for e in data.index(s).env_names} == {"local/große-halle-#1"}
     assert "local/ann-ébène-2" in {n for s in data.splits for n in data.index(s).speaker_names}
+    assert any(n.endswith("r1-[2j-\N{SNOWMAN}-") for s in data.splits for n in data.index(s).recording_names)
     assert any("a-{x}?-b" in n for s in data.splits for n in data.index(s).recording_names)
     assert not verify(tmp_path / "out").faults
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "data/corpus/noise.csv").exists(), reason="the real corpus is not here")
 def test_the_plan_of_the_real_corpus_keeps_its_splits():
     from nrdata.builders import folders as source

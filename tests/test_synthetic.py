@@ -49,10 +49,25 @@ def test_the_same_seed_gives_the_same_bytes(built, tmp_path):
     assert digests(tmp_path / "a") == digests(built)
 
 
-def test_sound_is_a_function_of_name_and_seed():
-    assert np.array_equal(synthetic.sound.__wrapped__("noise", "rain/1", 0), synthetic.sound("noise", "rain/1", 0))
-    assert not np.array_equal(synthetic.sound("noise", "rain/1", 0), synthetic.sound("noise", "rain/1", 1))
-    assert not np.array_equal(synthetic.sound("noise", "rain/1", 0), synthetic.sound("noise", "rain/2", 0))
+def test_sound_is_a_function_of_its_name_which_holds_the_seed():
+    x = synthetic.sound("noise", "0/rain/1")
+    assert np.array_equal(synthetic.sound.__wrapped__("noise", "0/rain/1"), x)
+    for other in ("1/rain/1", "0/rain/2", "0/sea/1"):
+        assert not np.array_equal(x, synthetic.sound("noise", other))
+
+
+def test_a_plan_of_one_seed_is_rendered_alike_under_another(built, tmp_path):
+    argv = ("--source", "synthetic", "--plan", built / "plan.jsonl", "--seed", 9)
+    assert build(*argv, "--out", tmp_path / "a") == 0
+    assert digests(tmp_path / "a") == digests(built)
+
+
+def test_unseen_is_the_users_choice(tmp_path, capsys):
+    plan = synthetic.plan(Options("synthetic", unseen=("rain",), hours=0.01))
+    assert "synthetic/rain" not in {r["env_id"] for r in plan.rows if r["split"] == "train"}
+    assert "synthetic/siren" in {r["env_id"] for r in plan.rows if r["split"] == "train"}
+    assert build("--source", "synthetic", "--unseen", "moon", "--out", tmp_path / "a") == 2
+    assert "choose of fan" in capsys.readouterr().err
 
 
 def test_another_rate_is_the_same_sound_resampled(tmp_path):
@@ -61,7 +76,7 @@ def test_another_rate_is_the_same_sound_resampled(tmp_path):
     for a, b in zip(low.rows[:5], high.rows[:5], strict=True):
         assert a["ref"]["start"] * 3 == b["ref"]["start"] and a["noise"]["path"] == b["noise"]["path"]
     with synthetic.sources(Options("synthetic")) as sources:
-        x, rate = sources.speech["synthetic"].read("t00/00")
+        x, rate = sources.speech["synthetic"].read("0/t00/00")
     assert rate == RATE and x.ndim == 2
 
 

@@ -83,31 +83,35 @@ def build(
     force: bool = False,
     part: tuple[int, int] | None = None,
 ) -> Summary:
-    """Make the shards of a plan in `out`, or those numbered [start, stop) of `part`; then manifest, card and refusals.
+    """Make the shards of a plan in `out`; then manifest, card and refusals. With `part`, the shards numbered
+    [start, stop) only, beside others who make other parts: the build without `part` then finds them and finishes.
 
     Raises `UserError` where `out` holds something else, and `OSError` from the disk; what is whole then stays.
     """
+    everything = shards(plan)
+    mine = everything if part is None else everything[part[0] : part[1]]
+    if not mine:
+        raise UserError(f"the plan has {len(everything)} shards, 0:{len(everything)}", kind="bad_option")
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
+    with _alone(out, shared=part is not None):
         _claim(out, plan, force)
-        everything = shards(plan)
-        mine = everything if part is None else everything[part[0] : part[1]]
         for stale in out.glob("*.partial"):
-            stale.unlink()
+            if part is None or stale.name.startswith(tuple(s.name for s in mine)):
+                stale.unlink()
         todo, refused, notes = _find_whole(out, mine, options)
         with _disk_full(out, todo):
             results = _make(todo, options, out, plan.has_ref, workers)
         refused |= {name: result.refused for name, result in results.items()}
         notes += [note for result in results.values() for note in result.notes]
-        complete = all(s.name in refused or (out / f"{s.name}.tar").exists() for s in everything)
-        summary = _summarise(out, everything, plan, refused, notes, len(todo), complete)
+        complete = part is None
+        summary = _summarise(out, mine, plan, refused, notes, len(todo), complete)
         if not any(summary.samples.values()) and complete:
             raise UserError(
                 f"nothing is left to store, all {len(summary.refused)} items were refused: "
                 f"{summary.refused[0].item}: {summary.refused[0].reason}",
                 kind="all_refused",
             )
-        if complete and (todo or not (out / NAME).exists()):
+        if complete and (todo or not (out / NAME).exists() or not (out / "refused.jsonl").exists()):
             _finish(out, plan, summary.refused)
         return summary
 
@@ -139,11 +143,11 @@ def _disk_full(out: Path, todo: list[Shard]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """One builder at a time in a folder; the lock goes with its process."""
+def _alone(out: Path, shared: bool = False) -> Iterator[None]:
+    """One builder at a time in a folder, or several (`shared`) of parts; the lock goes with its process."""
     with (out / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another nr build-shards is at work in {out}: wait for it", kind="locked") from None
         yield
@@ -285,7 +289,7 @@ def _make(todo: list[Shard], options: Options, out: Path, has_ref: bool, workers
 
 def _summarise(
     out: Path,
-    everything: list[Shard],
+    mine: list[Shard],
     plan: Plan,
     refused: dict[str, list[Refused]],
     notes: list[str],
@@ -294,9 +298,9 @@ def _summarise(
 ) -> Summary:
     samples: Counter[str] = Counter()
     deviations = []
-    for shard in everything:
+    for shard in mine:
         tar = out / f"{shard.name}.tar"
-        if shard.name not in refused or not tar.exists():
+        if not tar.exists():  # all of its rows were refused
             continue
         rows = read_index(index_path(tar))
         samples[shard.split] += len(rows)
@@ -305,7 +309,7 @@ def _summarise(
             claim = logged[row.key]
             if claim is not None and abs(claim - row.snr_db) > SNR_SLACK_DB:
                 deviations.append(f"{row.key}: logged {claim:g} dB, measured {row.snr_db:.1f} dB")
-    in_order = [r for shard in everything for r in refused.get(shard.name, [])]
+    in_order = [r for shard in mine for r in refused[shard.name]]
     kept = len(refused) - made
     return Summary(
         out, complete, made, kept, samples, plan.refused + in_order, deviations, list(dict.fromkeys(plan.notes + notes))

@@ -158,8 +158,9 @@ def _by_environment(path: PurePosixPath) -> Entry:
 
 
 def identifier(text: str) -> str:
-    """A name as it stands in `env_id`, `recording`, `speaker`: lower case, no slash, no blank, no `~`."""
-    return re.sub(r"[\s/~]+", "-", text.strip().lower()) or "unnamed"
+    """A name as it stands in `env_id`, `recording`, `speaker`: lower case, printable, no slash, no blank, no `~`."""
+    shown = "".join(c if c.isprintable() else "-" for c in text.strip().lower())
+    return re.sub(r"[\s/~]+", "-", shown) or "unnamed"
 
 
 def _read_index(index: Path, columns: tuple[str, ...]) -> list[Entry]:

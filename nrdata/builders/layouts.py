@@ -30,7 +30,7 @@ Entry = dict[str, Any]
 
 
 def items(source: str, side: str, root: Path) -> list[Entry] | None:
-    """The items of a corpus known by name; None for any other name. Raises `UserError` where nothing is as published."""
+    """The items of a corpus known by name, None for other names. Raises `UserError` where nothing is as published."""
     if source not in SIDES:
         return None
     if SIDES[source] != side:
@@ -40,7 +40,7 @@ def items(source: str, side: str, root: Path) -> list[Entry] | None:
         layout = manifests.load(source)["layout"]
         reason = f" ({found[0]['path']}: {found[0]['refused'][0]})" if found else ""
         raise UserError(
-            f"{root} holds nothing of {source} as published, {layout}{reason}: call a folder of another layout otherwise",
+            f"{root} holds nothing of {source} as published, {layout}{reason}: give other folders another name",
             kind="layout",
         )
     return found

@@ -1,4 +1,4 @@
-"""LibriSpeech: `LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`; the part decides the split."""
+"""LibriSpeech: `LibriSpeech/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<utterance>.flac`; the part is the split."""
 
 from __future__ import annotations
 

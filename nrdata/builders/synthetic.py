@@ -1,7 +1,7 @@
 """Source `synthetic`: no download, seconds long. Talkers of `voices` in the places of `scenes`, for tests and the
 demo.
 
-A file is a pure function of its name and the seed: `t03/02` is the third utterance of the fourth talker, `rain/1`
+A file is a pure function of its name: `0/t03/02` is the third utterance of the fourth talker of seed 0, `0/rain/1`
 the second recording of rain. Two environments are in the test split only.
 """
 
@@ -21,6 +21,7 @@ from nrdata.builders.plan import Options, Plan, keyed_rng
 from nrdata.builders.render import Sources
 from nrdata.builders.sources import frames_at
 from nrdata.builders.units import Levels, Unit, measure
+from nrdata.errors import UserError
 
 NAME = "synthetic"
 LICENSE = "CC0-1.0"
@@ -34,18 +35,23 @@ PER_CELL = 1
 
 def plan(options: Options) -> Plan:
     """All talkers in all places."""
+    unseen = UNSEEN if options.unseen is None else options.unseen
+    if not set(unseen) <= scenes.SCENES.keys():
+        raise UserError(f"--unseen {','.join(unseen)}: choose of {', '.join(scenes.SCENES)}", kind="bad_option")
     speech = [
-        SpeechFile(NAME, f"{talker}/{n:02d}", talker, split, _speech(f"{talker}/{n:02d}", options), LICENSE)
+        SpeechFile(
+            NAME, path, talker, split, Levels.of(_at_rate("speech", path, options), options.sample_rate), LICENSE
+        )
         for split, (first, last, count) in TALKERS.items()
         for talker in (f"t{i:02d}" for i in range(first, last))
-        for n in range(count)
+        for path in (f"{options.seed}/{talker}/{n:02d}" for n in range(count))
     ]
     noise = [
-        NoiseFile(NAME, f"{scene}/{n}", scene, str(n), split, *_noise(f"{scene}/{n}", options), LICENSE)
+        NoiseFile(NAME, path, scene, str(n), split, *_measure(path, options), LICENSE)
         for scene in scenes.SCENES
         for split, (first, last) in RECORDINGS.items()
-        if split == "test" or scene not in UNSEEN
-        for n in range(first, last)
+        if split == "test" or scene not in unseen
+        for n, path in ((n, f"{options.seed}/{scene}/{n}") for n in range(first, last))
     ]
     return mixtures(speech, noise, replace(options, per_cell=options.per_cell or PER_CELL))
 
@@ -53,7 +59,7 @@ def plan(options: Options) -> Plan:
 @contextlib.contextmanager
 def sources(options: Options) -> Iterator[Sources]:
     """Both sides are made when they are asked for, and kept."""
-    yield Sources({NAME: Made("speech", options.seed)}, {NAME: Made("noise", options.seed)})
+    yield Sources({NAME: Made("speech")}, {NAME: Made("noise")})
 
 
 @dataclass(frozen=True)
@@ -61,38 +67,35 @@ class Made:
     """Sound by its name, as if it were a file."""
 
     side: str
-    seed: int
 
     def extent(self, name: str) -> tuple[int | None, int]:
-        return len(sound(self.side, name, self.seed)), voices.RATE
+        return len(sound(self.side, name)), voices.RATE
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
-        return sound(self.side, name, self.seed)[start:stop, None], voices.RATE
+        return sound(self.side, name)[start:stop, None], voices.RATE
 
 
 @functools.lru_cache(maxsize=256)
-def sound(side: str, name: str, seed: int) -> np.ndarray:
-    """An utterance or a recording: float32 (samples,) at 16 kHz, not to be written to."""
-    first, _, _ = name.partition("/")
-    rng = keyed_rng(seed, NAME, side, name)
+def sound(side: str, name: str) -> np.ndarray:
+    """`<seed>/<talker or scene>/<number>`: float32 (samples,) at 16 kHz, not to be written to."""
+    parts = name.split("/")
+    if len(parts) != 3 or (side == "noise" and parts[1] not in scenes.SCENES):
+        raise UserError(f"{name} is no name of synthetic {side}: <seed>/<who or where>/<number>", kind="missing")
+    seed, which, _ = parts
+    rng = keyed_rng(NAME, side, name)
     if side == "speech":
-        talker = voices.voice(keyed_rng(seed, NAME, "voice", first))
+        talker = voices.voice(keyed_rng(NAME, "voice", seed, which))
         x = voices.utterance(talker, SPEECH_SECONDS * float(rng.uniform(0.8, 1.1)), rng)
     else:
-        x = scenes.recording(first, NOISE_SECONDS, rng)
+        x = scenes.recording(which, NOISE_SECONDS, rng)
     x.flags.writeable = False
     return x
 
 
 def _at_rate(side: str, name: str, options: Options) -> np.ndarray:
-    x = sound(side, name, options.seed)
-    rate = options.sample_rate
+    x, rate = sound(side, name), options.sample_rate
     return audio.resample(x, voices.RATE, rate)[: frames_at(len(x), voices.RATE, rate)]
 
 
-def _speech(name: str, options: Options) -> Levels:
-    return Levels.of(_at_rate("speech", name, options), options.sample_rate)
-
-
-def _noise(name: str, options: Options) -> tuple[Levels, list[Unit], list[str]]:
+def _measure(name: str, options: Options) -> tuple[Levels, list[Unit], list[str]]:
     return measure(_at_rate("noise", name, options), options.sample_rate, options.reserve_seconds)

@@ -51,7 +51,7 @@ def _metadata(root: Path) -> dict[tuple[str, str], tuple[str, str]]:
             for row in csv.DictReader(file):
                 lacking = [c for c in ("utterance_id", "File ID", "Location ID") if not row.get(c)]
                 if lacking:
-                    raise UserError(f"{path} has a row without {', '.join(lacking)}: take the published file", "bad_index")
+                    raise UserError(f"{path} has a row without {', '.join(lacking)}", kind="bad_index")
                 stem = row["utterance_id"].removesuffix(".wav")
                 place = f"location-{identifier(row['Location ID'])}", f"file-{identifier(row['File ID'])}"
                 found[path.stem.removeprefix("noise_meta_"), stem] = place
