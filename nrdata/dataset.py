@@ -47,7 +47,7 @@ class SplitIndex:
     shard: np.ndarray  # (n,) int32 codes into shard_files
     shard_files: list[Path]  # in the order of the rows
     offset: np.ndarray  # (n, 5) int64: where the members' bytes are, in the order of shard.MEMBERS
-    size: np.ndarray  # (n, 5) int64; 0 where there is no such member
+    size: np.ndarray  # (n, 5) int32; 0 where there is no such member
     crc: np.ndarray  # (n, 5) uint32
 
     def __len__(self) -> int:
@@ -76,17 +76,21 @@ def load_index(shards: Sequence[tuple[Path, Shard]], split: str, prefixes: Seque
 
     `prefixes` (one a shard) go before the keys: several folders as one data set.
     """
+    for path, shard in shards:
+        if not index_path(path).exists():
+            raise UserError(f"{path} has no index; run nr index {path.parent}", kind="no_index")
+        if index_path(path).stat().st_size < shard.samples:  # before memory is taken for as many
+            raise ShardFault(path.name, "", "count", f"the index cannot hold {shard.samples} rows")
     n = sum(shard.samples for _, shard in shards)
     names = {name: _Names() for name in ("env_id", "recording", "speaker")}
     codes = {name: np.zeros(n, np.int32) for name in (*names, "shard")}
-    stretch, facts = np.zeros((n, 2), np.int64), np.zeros((n, 2), np.float32)
-    lengths, places = np.zeros((n, 2), np.int64), np.zeros((3, n, len(MEMBERS)), np.int64)
-    key = np.zeros(n, "S16")
+    key, stretch = np.zeros(n, "S16"), np.zeros((n, 2), np.int64)
+    snr_db, noise_dbfs = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    frames, ref_frames = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    offset, size, crc = (np.zeros((n, len(MEMBERS)), kind) for kind in (np.int64, np.int32, np.uint32))
     row = 0
     for number, ((path, shard), prefix) in enumerate(zip(shards, prefixes, strict=True)):
         index = index_path(path)
-        if not index.exists():
-            raise UserError(f"{path} has no index; run nr index {path.parent}", kind="no_index")
         stop = row + shard.samples
         with index.open("rb") as file:
             for line_number, line in enumerate(file, 1):
@@ -98,14 +102,14 @@ def load_index(shards: Sequence[tuple[Path, Shard]], split: str, prefixes: Seque
                     if data["split"] != split:
                         raise ValueError(f"split {data['split']}")
                     stretch[row] = data["stretch"]
-                    facts[row] = data["snr_db"], data["noise_dbfs"]
-                    lengths[row] = data["frames"], data["ref_frames"]
+                    snr_db[row], noise_dbfs[row] = data["snr_db"], data["noise_dbfs"]
+                    frames[row], ref_frames[row] = data["frames"], data["ref_frames"]
                     for column, known in names.items():
                         codes[column][row] = known.code(data[column])
                     for i, member in enumerate(MEMBERS):
                         if i < 4 or member in data["members"]:
-                            places[:, row, i] = data["members"][member]
-                except (ValueError, TypeError, KeyError, AttributeError) as e:
+                            offset[row, i], size[row, i], crc[row, i] = data["members"][member]
+                except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
                     raise ShardFault(index.name, "", "index", f"line {line_number} cannot be read ({e})") from e
                 if len(name) > key.dtype.itemsize:
                     key = key.astype(f"S{len(name) + 8}")
@@ -119,9 +123,8 @@ def load_index(shards: Sequence[tuple[Path, Shard]], split: str, prefixes: Seque
         names[column].sort(codes[column]) for column in names
     )
     return SplitIndex(
-        key, env, env_names, recording, recording_names, speaker, speaker_names, stretch,
-        facts[:, 0].copy(), facts[:, 1].copy(), lengths[:, 0].copy(), lengths[:, 1].copy(),
-        codes["shard"], [path for path, _ in shards], places[0].copy(), places[1].copy(), places[2].astype(np.uint32),
+        key, env, env_names, recording, recording_names, speaker, speaker_names, stretch, snr_db, noise_dbfs,
+        frames, ref_frames, codes["shard"], [path for path, _ in shards], offset, size, crc,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -212,10 +212,23 @@ def _parse(data: Any) -> Manifest:
         raise ValueError(f"schema {data['schema']} found, {SCHEMA} expected")
     splits = {
         name: Split(
-            [Shard(**shard) for shard in split["shards"]],
-            {env: Environment(**facts) for env, facts in split["environments"].items()},
+            [_checked(Shard(**shard)) for shard in split["shards"]],
+            {env: _checked(Environment(**facts)) for env, facts in split["environments"].items()},
             split["speakers"],
         )
         for name, split in data["splits"].items()
     }
-    return Manifest(**{**data, "splits": splits})
+    manifest = _checked(Manifest(**{**data, "splits": splits}))
+    if not splits or not all(split.shards for split in splits.values()) or manifest.sample_rate <= 0:
+        raise ValueError("it names no shards, or no sample rate")
+    return manifest
+
+
+def _checked(record: Any) -> Any:
+    """A dataclass whose plain fields are of the type they are declared with, numbers not negative."""
+    types: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": (int, float)}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if f.type in types and (not isinstance(value, types[f.type]) or (f.type == "int" and value < 0)):
+            raise ValueError(f"{f.name} is {value!r}")
+    return record

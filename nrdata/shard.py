@@ -232,14 +232,17 @@ def _sample_row(file: IO[bytes], shard: str, key: str, group: list[Member], seen
     return row
 
 
+def _refuse(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+STRICT = json.JSONDecoder(parse_constant=_refuse)
+
+
 def load_json(data: bytes) -> Any:
     """Strict JSON: UTF-8, no NaN. Raises `ValueError`."""
-
-    def refuse(text: str) -> None:
-        raise ValueError(f"{text} is not JSON")
-
     try:
-        return json.loads(data.decode(), parse_constant=refuse)
+        return STRICT.decode(data.decode())
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -278,12 +281,16 @@ def _hole(value: Any, where: str) -> str:
     return next((h for name, v in inner if (h := _hole(v, f"{where}.{name}"))), "")
 
 
-def parse_row(line: str | bytes) -> dict[str, Any]:
-    """One line of an index file as a dict, its shape checked (a hot path: a million lines are no rarity)."""
-    row = json.loads(line)
+def parse_row(line: bytes) -> dict[str, Any]:
+    """One line of an index file as a dict, what later code relies on checked (a million lines are no rarity)."""
+    row = load_json(line)
     for name, (offset, size, _) in row["members"].items():
         if name not in MEMBERS or offset < 0 or not 0 < size <= MAX_MEMBER:
             raise ValueError(f"member {name} at {offset} of {size} bytes")
+    if not all(type(row[name]) is str for name in ("key", "env_id", "split", "speaker", "recording")):
+        raise ValueError("a name is not a string")
+    if row["sample_rate"] <= 0 or row["frames"] <= 0 or row["ref_frames"] < 0:
+        raise ValueError("sample_rate, frames or ref_frames is out of range")
     return row
 
 
