@@ -19,9 +19,12 @@ COMMANDS = {
     "verify-shards": ("cli.verify_shards", "Check every byte of a data set; --leaks looks across its splits."),
     "inspect": ("cli.inspect", "Hours, speakers, environments and SNRs of a data set."),
     "index": ("cli.index", "Make the index files of shards again, from the tars alone."),
+    "sources": ("cli.sources", "Known corpora: size, licence, environments, recordings."),
+    "download": ("cli.download", "Fetch a known corpus: resumable, checked, unpacked."),
     "train": ("cli.train", "Train a (reference-conditioned) SGMSE+ on shards."),
     "evaluate": ("cli.evaluate", "Score reference modes on a split, with paired differences and intervals."),
     "enhance": ("cli.enhance", "Remove noise from files, with or without a noise reference."),
+    "experiment": ("cli.experiment", "Run a plan of trainings and evaluations; print its verdicts."),
     "convert": ("cli.convert", "Read an SGMSE+ checkpoint of the reference project."),
     "doctor": ("cli.doctor", "What loads on this machine, what does not, what to do."),
 }
