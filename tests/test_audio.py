@@ -274,6 +274,15 @@ def test_peaks_and_nan_leave_the_old_file(tmp_path):
     assert np.array_equal(audio.read(tmp_path / "x.wav")[0][:, 0], 3 * X)
 
 
+def test_more_than_32_bits_can_say_is_refused(tmp_path):
+    long = np.broadcast_to(np.float32(0.1), (1 << 31, 1))  # 4 GiB as 16 bits; no memory is behind it
+    assert kind_of(audio.write, tmp_path / "x.wav", long, 16000) == "container"
+    with pytest.raises(UserError, match=r"\.w64, \.rf64 or \.flac"), audio.writer(tmp_path / "x.wav", 16000, 1) as put:
+        put(long[:100])
+        put(long)
+    assert not names(tmp_path)
+
+
 def test_full_scale_does_not_wrap(tmp_path):
     audio.write(tmp_path / "x.wav", np.array([1.0, -1.0], np.float32), 16000)
     assert (audio.read(tmp_path / "x.wav")[0][:, 0] * 32768).tolist() == [32767, -32768]
