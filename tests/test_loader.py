@@ -6,7 +6,11 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -110,6 +114,30 @@ def test_a_sleeping_source_is_one_sentence(quick_poll):
     with pytest.raises(LoaderError, match=says) as e:
         next(source)
     assert e.tb and not multiprocessing.active_children()  # even while the traceback is held
+
+
+FULL_MEMORY = """
+from in_memory import InMemory, small
+from nrdata.sampling.loader import LoaderError, batches
+from nrdata.sampling.stream import Stream, StreamConfig
+stream = Stream(InMemory(small(frames=100_000)), "train", StreamConfig(24, 100_000))
+try:
+    next(batches(stream, workers=1, timeout_s=60))
+except LoaderError as e:
+    print(e)
+"""
+
+
+@pytest.mark.slow  # starts an interpreter of its own
+def test_full_shared_memory_is_one_sentence():
+    root = Path(__file__).parents[1]
+    small = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=2m tmpfs /dev/shm && exec "$@"', "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*small, "true"], capture_output=True).returncode:
+        pytest.skip("a small /dev/shm needs the right to mount one")
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}"}
+    run = subprocess.run([*small, sys.executable, "-c", FULL_MEMORY], capture_output=True, text=True, env=environment)
+    assert re.match(r"no shared memory for a batch \([012] MB free\), try --loader-workers 0", run.stdout), run
+    assert "Traceback" not in run.stderr
 
 
 def test_a_slow_source_is_waited_for(quick_poll):

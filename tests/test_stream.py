@@ -58,6 +58,12 @@ def test_any_number_of_ranks(law):
         s.batch(0, 0, 0, 5)
 
 
+def test_any_number_of_shards():
+    """Within one window the cut into shards does not matter: fewer shards than ranks or workers is no error."""
+    for sizes in ([24], [20, 4], [1, 9, 3, 3, 8]):
+        assert same(stream(InMemory(small(), shards=sizes)).batch(1, 1, 2, 3), stream().batch(1, 1, 2, 3))
+
+
 def test_resume_at_every_position():
     """From any position on a new stream gives the rest, whatever the other one read before."""
     s = stream(law="env:0.5,none:0.5", ref_seconds=(0.25, 1.0), remix=True)

@@ -22,6 +22,7 @@ from nrdata.sampling.stream import Batch, Stream
 
 Position = tuple[int, int]
 POLL_S = 5.0  # a dead worker is noticed within this
+REMEDY = "try --loader-workers 0"
 
 
 class LoaderError(RuntimeError):
@@ -76,7 +77,11 @@ class _Batches:
         except (UserError, OSError) as e:  # carried to the parent as it is; torch would rebuild it from its text
             return at, e
         parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        return at, {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in parts.items()}
+        try:  # here, where a failure can be told: in the queue's own thread the batch would be lost without a word
+            shared = {k: torch.from_numpy(v).share_memory_() for k, v in parts.items() if isinstance(v, np.ndarray)}
+        except RuntimeError as e:
+            return at, LoaderError(f"no shared memory for a batch ({_shared_memory_mb()} free), {REMEDY}: {e}")
+        return at, parts | shared
 
 
 def _worker_iterator(
@@ -122,7 +127,7 @@ def _receive(iterator: Iterator[Any], timeout_s: float) -> Any:
             waited += min(timeout_s, POLL_S)
             if waited >= timeout_s:
                 raise LoaderError(
-                    f"no batch for {timeout_s:g} s; shared memory free: {_shared_memory_mb()}, try --loader-workers 0"
+                    f"no batch for {timeout_s:g} s; shared memory free: {_shared_memory_mb()}, {REMEDY}"
                 ) from e
 
 
