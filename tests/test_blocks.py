@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import literal
+import longhand
 import numpy as np
 import pytest
 import torch
@@ -32,9 +32,9 @@ def test_res_block(resample, channels, out, channels_last):
     x, embedding = maps(2, channels, 6, 4), maps(2, 6)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     got = block(x, torch.nn.functional.silu(embedding)).detach().numpy()
-    how = {"none": None, "down": literal.down, "up": literal.up}[resample]
+    how = {"none": None, "down": longhand.down, "up": longhand.up}[resample]
     for i in range(2):
-        expected = literal.res_block(x[i].numpy(), embedding[i].numpy(), weights, "block", how)
+        expected = longhand.res_block(x[i].numpy(), embedding[i].numpy(), weights, "block", how)
         np.testing.assert_allclose(got[i], expected, atol=1e-12)
 
 
@@ -44,8 +44,8 @@ def test_film_scales_and_shifts_after_the_second_norm():
     block, weights = filled(block)
     x, embedding, z_r = maps(1, 8, 4, 4), maps(1, 6), maps(1, 5)
     got = block(x, torch.nn.functional.silu(embedding), z_r)[0].detach().numpy()
-    film = literal.dense(z_r[0].numpy(), weights["block.film.weight"], weights["block.film.bias"])
-    expected = literal.res_block(x[0].numpy(), embedding[0].numpy(), weights, "block", film=film)
+    film = longhand.dense(z_r[0].numpy(), weights["block.film.weight"], weights["block.film.bias"])
+    expected = longhand.res_block(x[0].numpy(), embedding[0].numpy(), weights, "block", film=film)
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
@@ -65,7 +65,7 @@ def test_attention(size):
     x = maps(2, 8, *size)
     got = block(x).detach().numpy()
     for i in range(2):
-        np.testing.assert_allclose(got[i], literal.attention(x[i].numpy(), weights, "block"), atol=1e-12)
+        np.testing.assert_allclose(got[i], longhand.attention(x[i].numpy(), weights, "block"), atol=1e-12)
 
 
 def test_time_embedding():
@@ -73,7 +73,7 @@ def test_time_embedding():
     t = torch.tensor([0.03, 0.4, 1.0], dtype=torch.float64)
     got = block(t).detach().numpy()
     for i in range(3):
-        np.testing.assert_allclose(got[i], literal.time_embedding(t[i].item(), weights, "block"), atol=1e-12)
+        np.testing.assert_allclose(got[i], longhand.time_embedding(t[i].item(), weights, "block"), atol=1e-12)
 
 
 @pytest.mark.parametrize("channels", [4, 8, 40, 256])
@@ -81,18 +81,18 @@ def test_norm_has_groups_of_four_and_at_most_32(channels):
     block, weights = filled(blocks.Norm(channels))
     x = 3 + maps(1, channels, 3, 5)
     assert block.num_groups == min(channels // 4, 32)
-    expected = literal.norm(x[0].numpy(), weights["block.weight"], weights["block.bias"])
+    expected = longhand.norm(x[0].numpy(), weights["block.weight"], weights["block.bias"])
     np.testing.assert_allclose(block(x)[0].detach().numpy(), expected, atol=1e-12)
 
 
 def test_combine_and_head():
     combine, weights = filled(blocks.Combine(4, 8))
     h, pyramid = maps(1, 8, 4, 4), maps(1, 4, 4, 4, seed=2)
-    expected = h[0].numpy() + literal.conv(pyramid[0].numpy(), *literal.part(weights, "block.conv"))
+    expected = h[0].numpy() + longhand.conv(pyramid[0].numpy(), *longhand.part(weights, "block.conv"))
     np.testing.assert_allclose(combine(h, pyramid)[0].detach().numpy(), expected, atol=1e-12)
     head, weights = filled(blocks.Head(8, 4))
-    expected = literal.silu(literal.norm(h[0].numpy(), *literal.part(weights, "block.norm")))
-    expected = literal.conv(expected, *literal.part(weights, "block.conv"))
+    expected = longhand.silu(longhand.norm(h[0].numpy(), *longhand.part(weights, "block.norm")))
+    expected = longhand.conv(expected, *longhand.part(weights, "block.conv"))
     np.testing.assert_allclose(head(h)[0].detach().numpy(), expected, atol=1e-12)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import literal
+import longhand
 import numpy as np
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_the_network_is_the_literal_one(name):
     with torch.no_grad():
         out = network(state, cond, t)
     for i in range(2):
-        expected = literal.network(state[i, 0].numpy(), cond[i, 0].numpy(), t[i].item(), weights, CONFIGS[name])
+        expected = longhand.network(state[i, 0].numpy(), cond[i, 0].numpy(), t[i].item(), weights, CONFIGS[name])
         np.testing.assert_allclose(out[i, 0].numpy(), expected, atol=1e-11 * np.abs(expected).max() + 1e-12)
 
 
@@ -82,7 +82,7 @@ def test_the_conditioned_network_is_the_literal_one(conditioning):
     with torch.no_grad():
         out = network(state, cond, t, z_r)[0, 0].numpy()
     about = (state[0, 0].numpy(), cond[0, 0].numpy(), 0.4, weights, SMALL)
-    expected = literal.network(*about, z_r[0].numpy(), film=conditioning == "film")
+    expected = longhand.network(*about, z_r[0].numpy(), film=conditioning == "film")
     np.testing.assert_allclose(out, expected, atol=1e-11 * np.abs(expected).max())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import literal
+import longhand
 import numpy as np
 import pytest
 import torch
@@ -21,7 +21,7 @@ def maps(*shape, seed=0):
 def test_both_are_the_literal_filter(channels, rows, frames, channels_last):
     x = maps(2, channels, rows, frames)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
-    for ours, theirs in ((fir_down, literal.down), (fir_up, literal.up)):
+    for ours, theirs in ((fir_down, longhand.down), (fir_up, longhand.up)):
         got = ours(x).numpy()
         for item in range(2):
             expected = theirs(x[item].numpy())

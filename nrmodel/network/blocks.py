@@ -25,16 +25,20 @@ class Norm(nn.GroupNorm):
     def __init__(self, channels: int):
         super().__init__(min(channels // 4, 32), channels, eps=1e-6)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """At least in float32: exact sums, and under bf16 autocast twice as fast on a CPU."""
+        return super().forward(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
+
 
 class NormSiLU(Norm):
     """SiLU(norm x); with `film` (B, 2 C) scaled and shifted between the two."""
 
     def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
-        h = super().forward(x)
+        dtype, h = x.dtype, super().forward(x)
         if film is not None:
             scale, shift = film[:, :, None, None].chunk(2, dim=1)
-            h = h * (1 + scale) + shift
-        return F.silu(h)
+            h = torch.addcmul(shift, h, 1 + scale)
+        return F.silu(h).to(dtype)
 
 
 class TimeEmbedding(nn.Module):
