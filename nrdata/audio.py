@@ -236,8 +236,8 @@ class _ReadOnce(sf.SoundFile):
         return False
 
 
-def decode_flac(data: bytes, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Samples [start, stop) of 16-bit mono FLAC bytes: int16 (n,), only this crop is decoded.
+def decode_flac(data: bytes, start: int = 0, stop: int | None = None, dtype: str = "int16") -> np.ndarray:
+    """Samples [start, stop) of 16-bit mono FLAC bytes: int16 (n,), or "float32" (int / 32768). Only this is decoded.
 
     Raises `UserError` (unreadable, truncated, too_short).
     """
@@ -256,7 +256,7 @@ def decode_flac(data: bytes, start: int = 0, stop: int | None = None) -> np.ndar
                 raise UserError(f"samples {start} to {end} asked for, {sound.frames} stored", kind="too_short")
             if start:
                 sound.seek(start)
-            x = sound.read(end - start, dtype="int16")
+            x = sound.read(end - start, dtype=dtype)
     except (sf.LibsndfileError, AssertionError, RuntimeError) as e:
         raise UserError(f"FLAC cannot be decoded ({reason(e)})", kind="unreadable") from e
     if len(x) != end - start:

@@ -187,15 +187,15 @@ class DataSet:
             member = (split, row, field)
             if member not in self._decoded:
                 self._decoded[member] = self._decode(split, row, field, 0, None)
-            x = self._decoded[member][start:stop]
-        else:
-            x = self._decode(split, row, field, start, stop)
-        return x.astype(np.float32) / np.float32(32768)
+            return self._decoded[member][start:stop].astype(np.float32) / np.float32(32768)
+        return self._decode(split, row, field, start, stop, "float32")
 
-    def _decode(self, split: str, row: int, field: str, start: int, stop: int | None) -> np.ndarray:
+    def _decode(
+        self, split: str, row: int, field: str, start: int, stop: int | None, dtype: str = "int16"
+    ) -> np.ndarray:
         data, shard, key = self._bytes(split, row, FIELDS[field])
         try:
-            return audio.decode_flac(data, start, stop)
+            return audio.decode_flac(data, start, stop, dtype)
         except UserError as e:
             raise ShardFault(shard, key, e.kind, f"{key}.{field}.flac: {e}") from e
 
