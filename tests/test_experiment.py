@@ -1,0 +1,400 @@
+"""Experiments: what a plan becomes, what it refuses, and a whole one on a small data set, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import nrdata
+import nrmodel
+from cli.main import run
+from nrdata.errors import UserError
+from nrmodel import checkpoint
+from nrmodel.experiment import run as running
+from nrmodel.experiment.collect import collect
+from nrmodel.experiment.listening import choose_files
+from nrmodel.experiment.plan import check_comparable, differing, plan_of, read_plan, resolved
+from nrmodel.experiment.probes import cosine, knowledge, linear_accuracy, probe, shuffled, standardised
+from nrmodel.network import presets
+from nrmodel.network.compact import CompactConfig
+from nrmodel.train_config import TrainConfig
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = CompactConfig(widths=(8, 16), blocks=(1, 1), recurrent=8, time_dim=16)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tiny_nano():
+    """The preset with a network of toy size, one thread."""
+    init, threads = presets.ModelConfig.__init__, torch.get_num_threads()
+
+    def tiny(self, *args, **kwargs):
+        kwargs.setdefault("network", TINY)
+        init(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presets.ModelConfig, "__init__", tiny)
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(threads)
+
+
+TRAIN = {"max_steps": 2, "batch_size": 4, "crop_frames": 32, "warmup_steps": 1, "precision": "float32", "device": "cpu",
+         "ref_mode": "disjoint:0.7,none:0.3"}  # fmt: skip
+
+
+def plan(**values):
+    given = {"name": "x", "shards": ["data"], "train": dict(TRAIN), **values}
+    return plan_of(given, Path("out"))
+
+
+def ablation(name="a", **more):
+    return {"ablation": [{"name": name, **more}]}
+
+
+# Plans --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_becomes_cells_in_an_order_that_can_be_run():
+    made = plan(seeds=[0, 1], **ablation("conditioning", arms={"film": {"conditioning": "film"}}),
+                evaluation=[{"name": "long", "ref_seconds": [0.5, 1.0]}])  # fmt: skip
+    names = [cell.name for cell in made.cells]
+    assert len(set(names)) == len(names)
+    for k, cell in enumerate(made.cells):
+        assert all(names.index(needed) < k for needed in cell.needs)
+    assert names.count("train baseline seed 1") == 1
+    assert "train conditioning-film seed 0" in names and "train conditioning-film seed 1" not in names
+    assert "evaluate long proposed seed 1" in names and "evaluate long baseline seed 0" not in names
+    configs = [made.train_config(c.arm, c.seed) for c in made.cells if c.kind == "train"]
+    assert len({c.out for c in configs}) == len(configs)
+
+
+def test_an_arm_equal_to_its_base_is_trained_once():
+    made = plan(**ablation(arms={"one": {"ref_seconds": "1"}, "spectrum": {"conditioning": "spectrum"}}))
+    assert [made.arms[name].same_as for name in ("a-one", "a-spectrum")] == ["proposed", "proposed"]
+    assert sum(cell.kind == "train" for cell in made.cells) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (ablation(arms={"x": {"ref_dropout": 0.5}}), "without effect"),
+        (ablation(of="baseline", arms={"x": {"conditioning": "film"}}), "without effect"),
+        (ablation(arms={"x": {"ref_mode": "disjoint"}}), "differs from proposed in ref_dropout too"),
+        ({"baseline": {"max_steps": 3}}, "differs from proposed in max_steps too"),
+        (ablation(arms={"x": {"width": 3}}), "unknown entry 'width'"),
+        (ablation(of="nobody", arms={}), "'nobody'"),
+        (ablation(seeds=[7], arms={}), "seed 7"),
+        (ablation("Bad Name", arms={}), "small letters"),
+        ({"evaluation": [{"name": "e", "of": ["nobody"]}]}, "'nobody'"),
+        ({"evaluation": [{"name": "main"}]}, "two evaluations"),
+        ({"evaluation": [{"name": "e", "mode": ["none"]}]}, "unknown entry 'mode'"),
+        ({"proposed": {"run": "runs/x"}}, "{seed}"),
+        ({"seeds": [0, 0]}, "different"),
+        ({"shards": []}, "either"),
+        ({"surprise": 1}, "unknown entry 'surprise'"),
+        ({"proposed": {"objective": "nonsense"}}, "nonsense"),
+    ],
+)
+def test_a_plan_that_cannot_answer_is_refused(values, said):
+    with pytest.raises(UserError, match=said):
+        plan(**values)
+
+
+def test_a_law_without_null_is_compared_when_both_fields_are_named():
+    made = plan(**ablation(arms={"x": {"ref_mode": "disjoint", "ref_dropout": 0.3}}))
+    assert made.arms["a-x"].same_as == ""
+
+
+def test_an_encoder_of_another_arm_is_the_run_of_the_same_seed_and_waits_for_it():
+    made = plan(**ablation(arms={"f": {"freeze_encoder": True, "encoder_from": "proposed"}}))
+    assert made.train_config("a-f", 0).encoder_from == str(made.run_folder("proposed", 0))
+    (cell,) = [c for c in made.cells if c.name == "train a-f seed 0"]
+    assert "train proposed seed 0" in cell.needs
+
+
+def config(**changes):
+    return TrainConfig(**{"shards": ("s",), "out": "o", **TRAIN, **changes})
+
+
+def test_defaults_spelt_out_are_no_difference_and_the_machine_does_not_count():
+    spelt = config(preset="nano", learning_rate=1.5e-3, cooldown_steps=0, loader_workers=2, out="p", seed=5, threads=2)
+    assert differing(resolved(config()), resolved(spelt)) == set()
+    assert differing(resolved(config()), resolved(config(learning_rate=1e-3))) == {"learning_rate"}
+    none, film = resolved(config(ref_mode="none")), resolved(config(conditioning="film", encoder="stats"))
+    assert differing(none, film) == {"ref_mode"}  # the baseline has no encoder to differ in
+
+
+def test_finished_runs_that_differ_in_more_are_not_compared():
+    run = {"config": resolved(config()), "fingerprint": "f", "seed": 0}
+    check_comparable("a", run, "b", run | {"config": resolved(config(conditioning="film"))}, ("conditioning",))
+    for other, said in (
+        ({"config": resolved(config(conditioning="film", batch_size=8))}, "batch_size"),
+        ({"fingerprint": "g"}, "training data"),
+        ({"seed": 1}, "seed"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_comparable("a", run, "b", run | other, ("conditioning",))
+
+
+def test_the_committed_plans_can_be_read_and_cover_the_seed():
+    smoke = read_plan(REPOSITORY / "experiments" / "smoke.toml", Path("out"))
+    seed = read_plan(REPOSITORY / "experiments" / "seed.toml", Path("out"))
+    for made in (smoke, seed):
+        modes = {mode for cell in made.cells for mode in cell.request.get("modes", [])}
+        ladder = {"none", "zeros", "white", "spectrum", "mismatch", "env", "disjoint", "oracle", "leak:-5",
+                  "disjoint+eq", "disjoint+mp3"}  # fmt: skip
+        assert ladder <= modes
+        studied = {f for arm in made.arms.values() for f in arm.fields}
+        fields = {"ref_seconds", "conditioning", "lambda_ref", "freeze_encoder", "encoder", "ref_dropout", "ref_mode"}
+        assert fields <= studied
+        assert any(c.request.get("ref_seconds") == [0.25, 0.5, 1.0, 2.0] for c in made.cells)
+    assert seed.seeds == (0, 1, 2)
+
+
+# Probes -------------------------------------------------------------------------------------------------------------
+
+
+def test_shuffled_gives_every_item_a_clip_of_another_place():
+    places = ["a/x", "a/x~1", "a/x", "a/y", "a/z", "a/y"]
+    chosen = shuffled(places)
+    assert all(places[j].split("~")[0] != places[i].split("~")[0] for i, j in enumerate(chosen))
+    assert list(shuffled(["a/x"] * 3)) == [1, 2, 0]
+
+
+def clips(places: int, recordings: int, per: int, of_place: float, of_recording: float):
+    """Features of two clips a sample: a vector of the place, one of the recording, noise."""
+    rng = np.random.default_rng(0)
+    place = np.repeat([f"p{k}" for k in range(places)], recordings * per)
+    recording = np.repeat([f"r{k}" for k in range(places * recordings)], per)
+    p, r = rng.standard_normal((places, 16)), rng.standard_normal((places * recordings, 16))
+    base = of_place * np.repeat(p, recordings * per, 0) + of_recording * np.repeat(r, per, 0)
+    return standardised(base[:, None] + rng.standard_normal((len(place), 2, 16))), place, recording
+
+
+def test_features_that_know_are_told_from_features_that_do_not():
+    knows = knowledge(*clips(6, 4, 3, of_place=4.0, of_recording=2.0))
+    assert knows["recording"] > 0.7 and knows["recording_probe"] > 0.7
+    assert knows["environment"] > 0.7 and knows["environment_probe"] > 0.7
+    blind = knowledge(*clips(6, 4, 3, of_place=0.0, of_recording=0.0))
+    assert abs(blind["recording"] - blind["recording_chance"]) < 0.15
+    assert abs(blind["environment"] - blind["environment_chance"]) < 0.15
+    assert blind["environment_probe"] < 0.45  # chance is 1/6
+
+
+def test_the_environment_is_asked_of_recordings_that_were_not_seen():
+    """Features of the recording alone: perfect for it, by chance for its environment."""
+    found = knowledge(*clips(6, 4, 3, of_place=0.0, of_recording=4.0))
+    assert found["recording"] > 0.9
+    assert found["environment"] < 0.45 and found["environment_probe"] < 0.45
+
+
+def test_a_linear_probe_does_not_depend_on_an_offset_and_cosines_not_on_length():
+    x, place, _ = clips(4, 2, 4, of_place=2.0, of_recording=0.0)
+    a, b = x[:, 0], x[:, 1]
+    assert linear_accuracy(a, place, b, place) == linear_accuracy(a + 7, place, b + 7, place)
+    assert np.allclose(cosine(a, b), cosine(3 * a, 0.5 * b))
+
+
+def test_a_network_that_ignores_its_clip_shows_no_difference(tiny_dataset):
+    """At step 0 conditioning is the identity, exactly; given weights it is not."""
+    from nrmodel.model import Model
+
+    data = nrdata.open(tiny_dataset)
+    model = Model(presets.preset("nano")).eval().requires_grad_(False)
+    found = probe(model, data, "test", batches=2, rows=6, ref_seconds=0.5)
+    assert found["loss"]["right"] == found["loss"]["wrong"] == found["loss"]["none"]
+    assert found["sensitivity"]["disjoint_none"]["median_db"] < -150
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.network.parameters():
+        if not parameter.any():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    found = probe(model, data, "test", batches=2, rows=6, ref_seconds=0.5)
+    assert found["loss"]["right"] != found["loss"]["none"] and found["loss"]["right"] != found["loss"]["wrong"]
+    assert found["sensitivity"]["disjoint_mismatch"]["median_db"] > -80
+    known = found["embedding"]
+    assert known["clips"] == 12 and len(known["map"]["points"]) == 6 and set(known["features"]) >= {"z_r"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_files_to_listen_to_are_not_the_best_ones():
+    none = {f"k{i}": {"key": f"k{i}", "estoi": 0.5} for i in range(9)}
+    right = {f"k{i}": {"key": f"k{i}", "estoi": 0.5 + 0.01 * i} for i in range(9)}
+    chosen = choose_files(right, none, 3)
+    assert [key for key, _ in chosen] == ["k8", "k4", "k0"]
+    assert len({key for key, _ in choose_files(right, none, 100)}) == 9
+
+
+# A whole experiment -------------------------------------------------------------------------------------------------
+
+PLAN = """
+name = "small"
+shards = ["{shards}"]
+seeds = [0, 1]
+[train]
+max_steps = 2
+batch_size = 4
+crop_frames = 32
+warmup_steps = 1
+precision = "float32"
+device = "cpu"
+ref_mode = "disjoint:0.7,none:0.3"
+[evaluate]
+limit = 2
+ref_seconds = [0.5]
+[[ablation]]
+name = "conditioning"
+arms.film = {{ conditioning = "film" }}
+arms.spectrum = {{ conditioning = "spectrum" }}
+evaluate = {{ limit = 1 }}
+[report]
+files = 2
+probe_batches = 1
+probe_rows = 4
+"""
+
+
+@pytest.fixture(scope="module")
+def small(tiny_dataset, tmp_path_factory):
+    """The plan file and the folder of its answer, done."""
+    folder = tmp_path_factory.mktemp("experiment")
+    path = folder / "small.toml"
+    path.write_text(PLAN.format(shards=tiny_dataset))
+    out = folder / "answer"
+    assert run(["experiment", str(path), "--out", str(out)]) == 0
+    return path, out
+
+
+def test_an_experiment_answers_with_verdicts_and_a_report(small):
+    _, out = small
+    found = json.loads((out / "verdicts.json").read_text())
+    assert [e["verdict"] for e in found["criteria"]] == ["undecided"] * 4  # 2 files conclude nothing
+    assert found["primary"]["over_none"]["seeds"] == [0, 1]
+    assert "too short to conclude" in found["primary"]["sentence"]
+    arms = {e["arm"]: e for e in found["ablations"]}
+    assert arms["conditioning-spectrum"]["same_as"] == "proposed"
+    assert arms["conditioning-film"]["disjoint"]["estoi"]["files"] == 1
+    assert set(found["probes"]) == {"proposed seed 0", "proposed seed 1"}
+    assert (out / "report.html").stat().st_size > 50_000 and (out / "ladder.png").exists()
+
+
+def test_the_same_command_again_repeats_nothing(small, capsys):
+    path, out = small
+    before = {p: p.stat().st_mtime_ns for folder in ("cells", "runs", "evaluations") for p in (out / folder).rglob("*")}
+    assert run(["experiment", str(path), "--out", str(out), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["name"] == "small"
+    cells = len(read_plan(path, out).cells)
+    assert captured.err.count("done before") == cells
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_a_dry_run_lists_cells_and_runs_nothing(small, tmp_path, capsys):
+    path, out = small
+    assert run(["experiment", str(path), "--out", str(tmp_path / "new"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "train conditioning-film seed 0" in text and "conditioning-spectrum is proposed" in text
+    assert not (tmp_path / "new").exists()
+    assert run(["experiment", str(path), "--out", str(out), "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert all(cell["done"] for cell in told["cells"]) and told["seconds"] == 0
+
+
+def copied(small, tmp_path):
+    path, out = small
+    shutil.copytree(out, tmp_path / "answer")
+    shutil.copyfile(path, tmp_path / "small.toml")
+    return tmp_path / "small.toml", tmp_path / "answer"
+
+
+def test_killed_in_a_training_it_goes_on_without_repeating(small, tmp_path, monkeypatch, capsys):
+    """What is done stays; the run that was cut goes on and ends with the weights of one that was not."""
+    import nrmodel.train as training
+
+    path, out = small
+    new = tmp_path / "answer"
+    real = training.Trainer._step
+
+    class Killed(BaseException):
+        pass
+
+    def step(self, batches):
+        if "film" in str(self.folder.path) and self.step == 1:
+            raise Killed
+        return real(self, batches)
+
+    monkeypatch.setattr(training.Trainer, "_step", step)
+    with pytest.raises(Killed):
+        run(["experiment", str(path), "--out", str(new)])
+    monkeypatch.undo()
+    capsys.readouterr()
+    assert run(["experiment", str(path), "--out", str(new)]) == 0
+    done = capsys.readouterr().err
+    assert "train proposed seed 0: done before" in done and "train conditioning-film seed 0: done" not in done
+    for name in ("proposed-s0", "conditioning-film-s0", "proposed-s1"):
+        one, other = (checkpoint.read_model(o / "runs" / name / "model.safetensors")[2]["sha256"] for o in (out, new))
+        assert one == other
+    assert (new / "verdicts.json").read_text() == (out / "verdicts.json").read_text()
+
+
+def test_a_cell_alone_says_what_it_needs_first(small, tmp_path, capsys):
+    path, _ = small
+    assert run(["experiment", str(path), "--out", str(tmp_path / "o"), "--cell", "2"]) == 2
+    assert "needs cell 1 (train proposed seed 0): run it first" in capsys.readouterr().err
+    assert run(["experiment", str(path), "--out", str(tmp_path / "o"), "--cell", "99"]) == 2
+    assert run(["experiment", str(path), "--out", str(tmp_path / "o"), "--cell", "1"]) == 0
+    assert "cell done" in capsys.readouterr().out
+    assert not (tmp_path / "o" / "verdicts.json").exists()
+
+
+def test_a_finished_run_of_something_else_is_not_taken_for_a_cell(small, tmp_path, capsys):
+    path, out = copied(small, tmp_path)
+    path.write_text(path.read_text().replace("batch_size = 4", "batch_size = 2"))
+    assert run(["experiment", str(path), "--out", str(out)]) == 2
+    assert "another batch_size" in capsys.readouterr().err
+    (out / "cells" / "train-proposed-seed-0.json").unlink()
+    assert run(["experiment", str(path), "--out", str(out)]) == 2
+    assert "finished run of something else (batch_size = 4)" in capsys.readouterr().err
+
+
+def test_rows_of_other_weights_are_not_read(small, tmp_path):
+    path, out = copied(small, tmp_path)
+    cell = out / "cells" / "train-baseline-seed-1.json"
+    record = json.loads(cell.read_text())
+    cell.write_text(json.dumps(record | {"digest": "0" * 64}))
+    assert run(["experiment", str(path), "--out", str(out)]) == 2
+
+
+def test_results_are_read_without_weights_or_data_and_checked_again(small, tmp_path):
+    path, out = copied(small, tmp_path)
+    shutil.rmtree(out / "runs")
+    made = read_plan(path, out)
+    assert collect(made, out) == json.loads((out / "verdicts.json").read_text())
+    cell = out / "cells" / "train-baseline-seed-0.json"
+    record = json.loads(cell.read_text())
+    record["config"]["max_steps"] = 3
+    cell.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="baseline and proposed are not compared: beside ref_mode .* max_steps"):
+        collect(made, out)
+
+
+def test_embedded_data_are_made_by_a_cell(tmp_path, monkeypatch):
+    made = plan_of({"name": "x", "source": "synthetic"}, tmp_path)
+    assert made.cells[0].kind == "data" and all("data" in c.needs for c in made.cells[1:])
+    assert made.shards == (f"{tmp_path}/runs/shards",)
+    assert running.cell_file(tmp_path, "train a seed 0").name == "train-a-seed-0.json"
+
+
+def test_the_last_weights_are_evaluated_not_the_best(small):
+    """Equal budgets: what a run validated best is a selection that the baseline makes on other grounds."""
+    path, out = small
+    made = read_plan(path, out)
+    (cell,) = [c for c in made.cells if c.name == "evaluate main proposed seed 0"]
+    model = running.loaded(made, out, cell)
+    assert model.digest == nrmodel.load(made.run_folder("proposed", 0) / "model.safetensors").digest
+    assert model.training_data is not None
