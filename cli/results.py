@@ -45,7 +45,7 @@ def command(results: Path, check: bool) -> int:
 
 def rebuild(folder: Path, check: bool) -> tuple[int, list[Path]]:
     """Make what belongs to one folder beside it, and take over what differs; (how many, which differed)."""
-    from nrmodel.experiment.report import same_picture
+    from nrmodel.experiment.plots import same_picture
 
     with tempfile.TemporaryDirectory(prefix="results-") as made:
         make(folder, Path(made))

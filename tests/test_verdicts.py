@@ -140,9 +140,15 @@ def estimate(low: float, high: float, conclusive: bool = True) -> dict:
 
 @pytest.mark.parametrize(
     ("low", "high", "word"),
-    [(0.001, 0.02, MET), (0.001, 0.005, MET), (-0.01, 0.009, NOT_MET), (-0.03, -0.02, NOT_MET), (-0.001, 0.02, UNDECIDED),
-     (0.0, 0.01, UNDECIDED)],
-)  # fmt: skip
+    [
+        (0.001, 0.02, MET),
+        (0.001, 0.005, MET),
+        (-0.01, 0.009, NOT_MET),
+        (-0.03, -0.02, NOT_MET),
+        (-0.001, 0.02, UNDECIDED),
+        (0.0, 0.01, UNDECIDED),
+    ],
+)
 def test_a_gain_is_met_missed_or_undecided(low, high, word):
     assert judge_gain(estimate(low, high), 0.01) == word
     assert judge_gain(estimate(low, high, conclusive=False), 0.01) == UNDECIDED

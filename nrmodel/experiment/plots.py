@@ -1,8 +1,14 @@
-"""The pictures of a report, from verdicts as plain data: PNG bytes, the same for the same data and matplotlib."""
+"""The pictures of a report, from verdicts as plain data: PNG bytes, the same for the same data and matplotlib.
+
+A picture says in itself what it shows (a digest of its data) and what drew it, so that one drawn by another matplotlib
+from the same data can be told from one that shows something else.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +19,8 @@ COLOURS = {"pesq_wb": "#b5541c", "estoi": "#1f5fa8", "si_sdr": "#3d7d3d"}
 
 
 @contextmanager
-def figure(columns: int = 1, width: float = 9.0, height: float = 3.4) -> Iterator[tuple[Any, Any, io.BytesIO]]:
-    """A figure, its axes and the buffer that holds the PNG afterwards."""
+def figure(shown: Any, columns: int, width: float, height: float) -> Iterator[tuple[Any, Any, io.BytesIO]]:
+    """A figure, its axes and the buffer that holds the PNG afterwards; `shown` is its data, plain."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,8 +31,20 @@ def figure(columns: int = 1, width: float = 9.0, height: float = 3.4) -> Iterato
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
     yield fig, axes[0], buffer
-    fig.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
+    digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
+    told = {"Software": f"matplotlib {matplotlib.__version__}", "Description": digest}
+    fig.savefig(buffer, dpi=110, format="png", metadata=told)
     plt.close(fig)
+
+
+def same_picture(one: bytes, other: bytes) -> bool:
+    """Equal bytes; or the same data, drawn by another matplotlib."""
+    from PIL import Image
+
+    if one == other:
+        return True
+    a, b = (Image.open(io.BytesIO(png)).info for png in (one, other))
+    return a.get("Description") == b.get("Description") is not None and a.get("Software") != b.get("Software")
 
 
 def pictures(found: dict[str, Any], probes: dict[str, Any]) -> dict[str, bytes]:
@@ -47,7 +65,7 @@ def ladder(rungs: list[dict[str, Any]]) -> bytes:
     shown = [e for e in rungs if e["over_none"]]
     if not shown:
         return b""
-    with figure(3, 10.0, 1.4 + 0.32 * len(shown)) as (_, axes, buffer):
+    with figure(shown, 3, 10.0, 1.4 + 0.32 * len(shown)) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             for place, entry in enumerate(reversed(shown)):
                 point(axis, entry["over_none"][metric], place, metric)
@@ -71,7 +89,7 @@ def curve(entries: list[dict[str, Any]], name: str, label: str, log: bool = Fals
     doses = [e[name] for e in entries]
     known = [dose for dose in doses if dose is not None]
     left = min(known) - 10 if None in doses else None
-    with figure(3, 10.0, 2.8) as (_, axes, buffer):
+    with figure(entries, 3, 10.0, 2.8) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             shown = [(left if e[name] is None else e[name], e["metrics"][metric]) for e in entries]
             shown = [(x, v) for x, v in shown if v["mean"] is not None]
@@ -95,7 +113,7 @@ def embedding_map(points: list[list[Any]]) -> bytes:
     import matplotlib
 
     places = sorted({p[2] for p in points})
-    with figure(1, 8.0, 4.6) as (fig, axes, buffer):
+    with figure(points, 1, 8.0, 4.6) as (fig, axes, buffer):
         axis = axes[0]
         colours = matplotlib.colormaps["turbo"]
         for k, place in enumerate(places):
@@ -109,7 +127,7 @@ def embedding_map(points: list[list[Any]]) -> bytes:
 
 def loss_curve(steps: list[int], loss: list[float]) -> bytes:
     """The training loss of one run."""
-    with figure(1, 7.0, 2.8) as (_, axes, buffer):
+    with figure([steps, loss], 1, 7.0, 2.8) as (_, axes, buffer):
         axes[0].plot(steps, loss, color=COLOURS["estoi"], linewidth=1)
         axes[0].set(xlabel="step", ylabel="training loss")
     return buffer.getvalue()
@@ -120,7 +138,7 @@ def means_by_mode(summary: dict[str, Any]) -> bytes:
     shown = summary["means"]
     labels = [f"{e['system']} {e['mode']}" + (f" {e['ref_seconds']:g} s" if e["ref_seconds"] else "")
               + (f", {e['nfe']} calls" if e["nfe"] > 1 else "") for e in reversed(shown)]  # fmt: skip
-    with figure(3, 11.0, 1.4 + 0.3 * len(shown)) as (_, axes, buffer):
+    with figure(shown, 3, 11.0, 1.4 + 0.3 * len(shown)) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             for place, entry in enumerate(reversed(shown)):
                 point(axis, entry["metrics"][metric], place, metric)

@@ -7,12 +7,9 @@ All but the sounds is a function of rows, probes and the files of cells: it can 
 from __future__ import annotations
 
 import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nrdata.files import replacing, write_text
 from nrmodel.evaluation.markdown import DIGITS, escaped, plain, table
@@ -44,22 +41,11 @@ def write_tables(plan: Plan, experiment: Path, out: Path) -> dict[str, Any]:
 
 def write_picture(path: Path, png: bytes) -> bool:
     """Write a picture unless the one there shows the same; whether it was written."""
-    if path.exists() and same_picture(path.read_bytes(), png):
+    if path.exists() and plots.same_picture(path.read_bytes(), png):
         return False
     with replacing(path) as file:
         file.write(png)
     return True
-
-
-def same_picture(one: bytes, other: bytes) -> bool:
-    """Equal but for the edges of glyphs, which another matplotlib draws otherwise: of one size, and under 1 % of the
-    values more than 1/8 apart."""
-    from matplotlib.image import imread
-
-    if one == other:
-        return True
-    a, b = (imread(io.BytesIO(png), format="png") for png in (one, other))
-    return a.shape == b.shape and float(np.mean(np.abs(a - b) > 0.125)) < 0.01
 
 
 def to_markdown(found: dict[str, Any], pictures: set[str]) -> str:
