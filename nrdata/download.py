@@ -69,7 +69,10 @@ def bring(
     """Bring a source to `out` (default `data/<source>`); returns the options of `nr build-shards` that read it."""
     wanted = archives(source, parts)
     facts = manifests.load(source)
-    say(f"{facts['title']}: licence {facts['license']}, {facts['page']}")
+    known = sum(a.bytes or 0 for a in wanted)
+    size = f"{known / 1e9:.1f} GB" if known else "size not known"
+    more = " and more" if known and any(a.bytes is None for a in wanted) else ""
+    say(f"{facts['title']}: {len(wanted)} archives, {size}{more}; licence {facts['license']}; {facts['page']}")
     root = out or Path("data") / source
     if source_dir is not None and (there := _laid_out(source, wanted, source_dir)):
         say(f"{source_dir} holds {there} of {source} as published: nothing is fetched or copied")
@@ -236,7 +239,7 @@ def sources() -> list[dict[str, Any]]:
         facts = manifests.load(source)
         every = archives(source)
         sizes = [a.bytes for a in every]
-        row = {"source": source, "environments": sorted(facts.get("environments", ()))}
+        row: dict[str, Any] = {"source": source, "environments": sorted(facts.get("environments", ()))}
         for name in ("title", "page", "side", "license", "sample_rate", "split_rule"):
             row[name] = facts[name]
         for name in ("environments_are", "recording", "recordings_per_environment"):

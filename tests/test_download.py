@@ -146,6 +146,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         first = self.server.asked["busy-once"] == 1  # type: ignore[attr-defined]
         self.answer(503, b"", {}) if first else self.ranged(start)
 
+    def slow(self, start: int) -> None:
+        self.server.released.wait(0.8)  # type: ignore[attr-defined]
+        self.ranged(start)
+
+    def weak_tag(self, start: int) -> None:
+        first = self.server.asked["weak-tag"] == 1  # type: ignore[attr-defined]
+        self.answer(200, GOOD[:HALF] if first else GOOD, {"ETag": 'W/"v1"'}, len(GOOD))
+        self.server.ranges += "Range" in self.headers  # type: ignore[attr-defined]
+
     def missing(self, start: int) -> None:
         self.answer(404, b"", {})
 
@@ -166,7 +175,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server() -> Iterator[http.server.ThreadingHTTPServer]:
     s = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     s.daemon_threads = True
-    s.asked, s.released = Counter(), threading.Event()  # type: ignore[attr-defined]
+    s.asked, s.released, s.ranges = Counter(), threading.Event(), 0  # type: ignore[attr-defined]
     thread = threading.Thread(target=s.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield s
@@ -298,6 +307,16 @@ def test_a_part_of_an_older_file_or_of_none_known_is_not_resumed(etag, server, t
     assert (tmp_path / "out" / "x.zip").read_bytes() == GOOD
 
 
+def test_a_weak_etag_does_not_stand_for_the_bytes(server, tmp_path):
+    get(wish(server, "weak-tag"), tmp_path)
+    assert (tmp_path / "x.zip").read_bytes() == GOOD and server.asked["weak-tag"] == 2 and server.ranges == 0
+
+
+def test_an_answer_may_take_longer_than_the_connection(server, tmp_path):
+    download([wish(server, "slow")], tmp_path, unpack=False, say=len, patience=replace(QUICK, connect=0.3, tries=1))
+    assert (tmp_path / "x.zip").read_bytes() == GOOD
+
+
 def test_416_means_compare_lengths(server, tmp_path):
     partial(tmp_path / "whole", GOOD)
     get(wish(server, "good"), tmp_path / "whole")
@@ -352,6 +371,8 @@ def test_what_lies_in_the_source_dir_is_checked_unpacked_and_not_fetched(server,
     said: list[str] = []
     download([wish(server, "missing", True)], tmp_path / "out", say=said.append, patience=QUICK)
     assert "already unpacked" in said[0]
+    with pytest.raises(UserError, match="300122 bytes, 9 were published"):
+        get(replace(wish(server, "missing"), bytes=9), tmp_path / "nine", source_dir=mirror)
     (mirror / "x.zip").write_bytes(GOOD[:-1] + b"?")
     with pytest.raises(UserError, match="was published") as failure:
         get(wish(server, "missing", True), tmp_path / "two", source_dir=mirror)
@@ -402,7 +423,9 @@ def test_voicebank_stays_zipped(tmp_path):
         shutil.make_archive(str(mirror / folder.name), "zip", **base)
     options = bring("voicebank-demand", out=tmp_path / "out", source_dir=mirror, say=lambda text: None)
     assert options == f"--source voicebank-demand --root {tmp_path / 'out'}"
-    assert corpora.build(*options.split(), "--out", tmp_path / "shards", "--strict") == 0
+    assert corpora.build(*options.split(), "--out", tmp_path / "shards", "--strict", "--plan-only") == 0
+    rows = (tmp_path / "shards" / "plan.jsonl").read_text().splitlines()
+    assert len(rows) == len((corpora.TRAIN_LOG + corpora.TEST_LOG).splitlines())
 
 
 # Archives
