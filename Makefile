@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 NR := $(VENV)/bin/nr
 PY := $(VENV)/bin/python
-CHECKPOINT ?=
+# The newest run, where there is one: else `nr` takes the shipped model.
+CHECKPOINT ?= $(patsubst %/,%,$(dir $(shell ls -t runs/*/model.safetensors 2>/dev/null | head -n 1)))
 SHARDS ?=
 OUT ?=
 LIMIT ?=
