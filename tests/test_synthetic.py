@@ -90,6 +90,8 @@ def test_a_talker_has_pitch_pauses_and_formants(seed):
     level = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-12)
     active = level > level.max() - 30
     assert active.sum() * 0.025 > 1.0 and 0.05 < (~active).mean() < 0.7
+    sounding = np.flatnonzero(active)
+    assert np.max(np.diff(sounding)) * 0.025 > 0.15  # a pause, longer than any plosive's
     loud = x[np.argmax(level) * 400 - 400 :][:1600].astype(float)
     period = np.correlate(loud, loud, "full")[len(loud) - 1 :]
     lags = slice(int(RATE / 300), int(RATE / 70))
@@ -129,4 +131,6 @@ def test_each_place_sounds_like_itself_later_and_unlike_the_others():
         n: np.median([np.sqrt(np.mean((halves[n][0] - others[m]) ** 2)) for m in halves if m != n]) for n in halves
     }
     assert all(later[n] < place[n] for n in halves)
+    for a, b in itertools.combinations(halves, 2):
+        assert np.sqrt(np.mean((halves[a][0] - halves[b][0]) ** 2)) > 3.0, (a, b)
     assert np.median(list(later.values())) < np.median(list(recording.values())) < np.median(list(place.values())) / 1.5

@@ -97,10 +97,12 @@ def test_an_interrupted_build_leaves_whole_shards_and_no_process(corpus, undistu
     assert "were there" in stdout and digests(out) == undisturbed and not verify(out).faults
 
 
-def kill_once(argv, out: Path, delay: float, undisturbed: dict[str, str]) -> None:
+def kill_once(argv, out: Path, delay: float | None, undisturbed: dict[str, str]) -> None:
+    """SIGKILL some time after the plan is there; None: once shards are being written."""
     with start(argv, out) as process:
-        wait_for(lambda: (out / "plan.jsonl").exists() or process.poll() is not None)
-        time.sleep(delay)
+        pattern = "plan.jsonl" if delay is not None else "*.tar.partial"
+        wait_for(lambda: list(out.glob(pattern)) or process.poll() is not None)
+        time.sleep(delay or 0)
         process.kill()
         process.communicate(timeout=60)
     wait_for(lambda: not descendants(process.pid), 20)
@@ -111,7 +113,7 @@ def kill_once(argv, out: Path, delay: float, undisturbed: dict[str, str]) -> Non
 @needs_proc
 def test_a_killed_build_goes_on_to_the_same_bytes(corpus, undisturbed, tmp_path):
     out = tmp_path / "set"
-    kill_once(corpus, out, 0.0, undisturbed)
+    kill_once(corpus, out, None, undisturbed)
     with start(corpus, out, workers=1) as process:
         _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
