@@ -62,7 +62,8 @@ def render(
             scores[mode] = metrics_of(settings, (name, mode, seconds, nfe), key)
         order = [n for n in ("clean", "noisy", "reference", *modes) if n in sounds]
         for what in order:
-            audio.write(out / sound_name(number, what), np.clip(sounds[what], -1, 1)[:, None], dataset.sample_rate)
+            sound = np.clip(sounds[what], -1, 1)[:, None]
+            audio.write(out / sound_name(number, what), sound, dataset.sample_rate, "PCM_16")
         facts = {name: fact[name] for name in ("env_id", "speaker", "snr_db", "seen")}
         entries.append({"key": key, "why": why, **facts, "sounds": order, "scores": scores})
     write_text(out / "listening.json", json.dumps(entries, indent=1, allow_nan=False) + "\n")

@@ -149,16 +149,18 @@ def means_by_mode(summary: dict[str, Any]) -> bytes:
 
 def spectrogram_png(signal: Any, sample_rate: int, top_db: float | None = None) -> tuple[bytes, float]:
     """A bare picture of `(samples,)`: time across, 0 to half the rate upwards, 70 dB under `top_db` (its own greatest
-    level where None); returns it and that level."""
-    import matplotlib.image
+    level where None) in 64 colours; returns it and that level."""
+    import matplotlib
     import numpy as np
+    from PIL import Image
     from scipy.signal import stft
 
-    _, _, values = stft(signal, sample_rate, nperseg=512, noverlap=384)
+    _, _, values = stft(signal, sample_rate, nperseg=512, noverlap=256)
     level = 20 * np.log10(np.abs(values) + 1e-7)
     top = float(level.max()) if top_db is None else top_db
     shade = np.clip((level - top + 70) / 70, 0, 1)[::-1]
+    picture = Image.fromarray(np.rint(63 * shade).astype(np.uint8), "P")
+    picture.putpalette(matplotlib.colormaps["magma"](np.linspace(0, 1, 64), bytes=True)[:, :3].tobytes())
     buffer = io.BytesIO()
-    colours = matplotlib.colormaps["magma"](shade, bytes=True)
-    matplotlib.image.imsave(buffer, colours, format="png", metadata={"Software": ""})
+    picture.save(buffer, "png", optimize=True)
     return buffer.getvalue(), top

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nrdata.files import replacing, write_text
-from nrmodel.evaluation.markdown import DIGITS, escaped, plain, table
+from nrmodel.evaluation.markdown import DIGITS, escaped, plain, table, with_interval
 from nrmodel.evaluation.tables import METRICS, TITLES
 from nrmodel.experiment import plots
 from nrmodel.experiment.collect import collect
@@ -82,7 +82,7 @@ def to_html(found: dict[str, Any], out: Path) -> str:
     told = sections(found)
     files = heard(out / "listening")
     template = environment.from_string(source)
-    return template.render(found=found, sections=told, picture=picture, files=files) + "\n"
+    return template.render(found=found, sections=told, picture=picture, interval=with_interval, files=files) + "\n"
 
 
 def encoded(data: bytes) -> str:

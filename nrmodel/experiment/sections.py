@@ -61,7 +61,7 @@ def declared(found: dict[str, Any]) -> Section:
     lines = [
         f"{title}: {with_interval(e[name], 3)}, {counts(e[name])}{by_seed(e[name])}" for name, title in names.items()
     ]
-    if e["bootstrap"]:
+    if e["bootstrap"] and e["over_none"]["conclusive"]:
         low, high = e["bootstrap"]
         lines.append(f"the first by two-way bootstrap, as a check: [{low:.3f}, {high:.3f}]")
     for s in found["samplers"]:
@@ -148,10 +148,11 @@ def ladder(entries: list[dict[str, Any]], ref_seconds: float) -> Section:
     rows = []
     for e in entries:
         holm = e["over_none"].get("estoi", {}).get("p_holm")
-        rows.append((e["mode"], [*three(e["over_none"]), *three(e["over_baseline"]), plain(holm, 3)]))
+        files = str(e["over_baseline"]["estoi"]["files"])
+        rows.append((e["mode"], [files, *three(e["over_none"]), *three(e["over_baseline"]), plain(holm, 3)]))
     columns = [f"{TITLES[m]} over {other}" for other in ("none", "baseline") for m in METRICS]
     title = f"The ladder of references, {ref_seconds:g} s (exploratory)"
-    return Section(title, [*columns, "p of ESTOI over none, Holm"], rows, picture="ladder")
+    return Section(title, ["files", *columns, "p of ESTOI over none, Holm"], rows, picture="ladder")
 
 
 def harm(entries: list[dict[str, Any]]) -> Section:
@@ -206,7 +207,8 @@ def rests_on(found: dict[str, Any]) -> Section:
     """Budget, weights, data, the negative controls."""
     facts = found["facts"]
     lines = [
-        "every arm: " + ", ".join(f"{name} {value}" for name, value in facts["budget"].items()),
+        "proposed: " + ", ".join(f"{name} {value}" for name, value in facts["budget"].items()),
+        "every other arm differs from its base in what is named as changed, in nothing else (checked)",
         f"trainings with seeds {', '.join(map(str, facts['seeds']))}; of each the last weights",
         "weights: " + ", ".join(f"{name} {digest}" for name, digest in facts["models"].items()),
         f"training data {facts['training_data'][:12]}; evaluation data {facts['evaluation_data'][:12]}, "

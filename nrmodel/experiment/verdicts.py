@@ -251,18 +251,21 @@ def keys_with_whole_clip(arm: ArmRows, mode: str, nfe: int) -> set[str]:
 
 
 def dose_curves(arm: ArmRows, nfe: int, ref_seconds: float) -> dict[str, list[dict[str, Any]]]:
-    """Gain over `none` by length of the clip (the same files at every length) and by speech leaking into it
-    (speech-to-noise ratio in dB; None: the clip without speech)."""
+    """Gain over `none` by length of the clip and by speech leaking into it (speech-to-noise ratio in dB; None: the
+    clip without speech); the same files at every dose."""
     settings = sorted({setting for per_seed in arm.values() for setting in per_seed if setting[2] == nfe})
     none, whole = select(arm, "none", 0.0, nfe), keys_with_whole_clip(arm, "disjoint", nfe)
     lengths = [seconds for mode, seconds, _ in settings if mode == "disjoint"]
     leaks: list[tuple[float | None, str]] = [(float(mode[5:]), mode) for mode, seconds, _ in settings
                                              if mode.startswith("leak:") and seconds == ref_seconds]  # fmt: skip
     leaks = sorted(leaks, key=lambda leak: leak[0] or 0.0)
+    leaked: set[str] = set()
     if leaks:
         leaks = [(None, "disjoint"), *leaks]
+        served = [set(f) for _, mode in leaks for f in select(arm, mode, ref_seconds, nfe).values()]
+        leaked = set.intersection(*served) if served else set()
 
-    def gains(mode: str, seconds: float, keep: Keep | None) -> dict[str, Any]:
+    def gains(mode: str, seconds: float, keep: Keep) -> dict[str, Any]:
         return {m: contrast(select(arm, mode, seconds, nfe), none, m, keep) for m in METRICS}
 
     return {
@@ -270,7 +273,9 @@ def dose_curves(arm: ArmRows, nfe: int, ref_seconds: float) -> dict[str, list[di
             {"ref_seconds": s, "metrics": gains("disjoint", s, lambda row: row["key"] in whole)}
             for s in (lengths if len(lengths) > 1 else [])
         ],
-        "leak_db": [{"leak_db": db, "metrics": gains(mode, ref_seconds, None)} for db, mode in leaks],
+        "leak_db": [
+            {"leak_db": db, "metrics": gains(mode, ref_seconds, lambda row: row["key"] in leaked)} for db, mode in leaks
+        ],
     }
 
 
