@@ -1,4 +1,4 @@
-"""Speed of the data pipeline, as ratios measured in one run: `python benchmarks/data.py [--seconds 10] [--rows 100000]`.
+"""Speed of the data pipeline, as ratios measured in one run: `python benchmarks/data.py [--rows 100000]`.
 
 Times are CPU seconds of one process and one thread, the best of several rounds taken in turn, so that a busy machine
 changes them little. Sound: speech-like and noise-like, 10 s samples at 16 kHz, crops of 2 s, references of 1 s.
@@ -9,15 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
 
 import numpy as np
 import soundfile
