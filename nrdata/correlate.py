@@ -20,7 +20,9 @@ RATE = 8000
 WINDOW = RATE  # samples over which the correlation is taken: 1 s
 THRESHOLD = 0.5
 LEVEL_WINDOW = 160  # 20 ms
+FLOOR = 4 / 32768  # RMS level of rounding and dither
 SMOOTH_HZ = 5.0  # of the spectrum that is flattened: finer than timbre, coarser than chance
+QUIET = 0.25  # power of a second below which it is nearly silent (flattened sound has about 1)
 LAGS = 4  # candidates tried
 BLOCK = 512  # sounds held at once: 0.5 MiB each at 5 s
 
@@ -39,7 +41,9 @@ class Match:
 def whiten(x: np.ndarray, sample_rate: int) -> np.ndarray:
     """Float sound (n,) -> float32 at 8 kHz with flat level and spectrum, zero mean, about unit variance."""
     x = audio.resample(x, sample_rate, RATE)
-    x = _flatten(x - x.mean() if len(x) else x)
+    if not len(x):
+        return x
+    x = _flatten(np.diff(x, prepend=x[:1]))  # an offset of the converter is no sound; a filter with no tail to ring
     spectrum = np.fft.rfft(x)
     power = _running_mean(np.abs(spectrum) ** 2, max(1, round(SMOOTH_HZ * len(x) / RATE)))
     spectrum /= np.sqrt(power + 1e-6 * power.max(initial=0) + 1e-20)
@@ -47,11 +51,9 @@ def whiten(x: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def _flatten(x: np.ndarray) -> np.ndarray:
-    """Divide by the running RMS level, with a floor 60 dB under the loudest."""
-    if not len(x):
-        return x
+    """Divide by the running RMS level; what lies 40 dB under the loudest, or in the last bits, stays small."""
     power = _running_mean(x.astype(np.float64) ** 2, LEVEL_WINDOW)
-    return (x / np.sqrt(np.maximum(power, 1e-6 * power.max() + 1e-20))).astype(np.float32)
+    return (x / np.sqrt(np.maximum(power, max(1e-4 * float(power.max()), FLOOR**2)))).astype(np.float32)
 
 
 def _running_mean(x: np.ndarray, width: int) -> np.ndarray:
@@ -88,7 +90,9 @@ def _windowed(a: np.ndarray, b: np.ndarray, lag: int) -> float:
         total = np.concatenate([[0.0], np.cumsum(z)])
         return total[WINDOW:] - total[:-WINDOW]
 
-    return float(np.max(np.abs(sums(x * y)) / np.sqrt(np.maximum(sums(x * x) * sums(y * y), 1e-20))))
+    floor = QUIET * WINDOW  # a second of near silence proves nothing
+    energies = np.maximum(sums(x * x), floor) * np.maximum(sums(y * y), floor)
+    return float(np.max(np.abs(sums(x * y)) / np.sqrt(energies)))
 
 
 def fft_size(*lengths: int) -> int:

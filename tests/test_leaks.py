@@ -133,6 +133,18 @@ def test_sounds_of_one_kind_are_no_copies():
     assert match is not None and abs(match.lag_seconds - 0.5) < 1e-3 and match.correlation > 0.9
 
 
+def test_silence_is_like_no_silence():
+    """Tails of rounding noise, and of a converter's offset, behind sounds of different kinds."""
+    rng = np.random.default_rng(4)
+    tails = [np.full(2 * RATE, -131.0), np.tile([4.0, 4, 5, 4, 2, 2, 4], 2 * RATE // 7 + 1)[: 2 * RATE]]
+    tails += [np.rint(rng.standard_normal(2 * RATE)), np.zeros(2 * RATE)]
+    heads = [30000 * noise(1.0, i, i) for i in range(4)]
+    sounds = [np.concatenate(parts).astype(np.float32) / 32768 for parts in zip(heads, tails, strict=True)]
+    for i, a in enumerate(sounds):
+        for b in sounds[i + 1 :]:
+            assert correlate.best_match(a, b, RATE) is None
+
+
 def test_a_clip_that_overlaps_its_mixture(tmp_path):
     bed = noise(4.0, 1, 8)
     rows = [
