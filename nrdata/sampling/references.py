@@ -24,6 +24,7 @@ import numpy as np
 from nrdata.errors import UserError
 from nrdata.sampling.keyed import CLIP, generator, key_of
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
+from nrdata.sampling.transforms import energy
 
 TRIES = 50
 AUDIBLE_DB = 10.0  # a clip this far under its sample's noise level is drawn again
@@ -231,7 +232,7 @@ class Listener:
     def __call__(self, row: int, field: str, start: int, stop: int) -> float:
         """RMS level in dB (-inf for digital silence)."""
         sound = self.sound(row, field, start, stop)
-        power = float(np.dot(sound, sound)) / max(len(sound), 1)
+        power = energy(sound) / max(len(sound), 1)
         return 10 * math.log10(power) if power > 0 else -math.inf
 
     def sound(self, row: int, field: str, start: int, stop: int) -> np.ndarray:

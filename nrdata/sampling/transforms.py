@@ -31,11 +31,15 @@ def sounding_start(sound: np.ndarray, crop_frames: int, rng: np.random.Generator
     return min(max(start, 0), max(len(sound) - crop_frames, 0))
 
 
+def energy(sound: np.ndarray) -> float:
+    """Sum of squares. Not `np.dot`, whose last bits (and, among busy cores, whose time) depend on BLAS's threads."""
+    return float(np.sum(np.square(sound), dtype=np.float64))
+
+
 def noise_gain(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> float:
     """The factor on `noise` for an energy SNR of `snr_db`; 1 where either is silent and no SNR exists."""
-    clean_energy = float(np.dot(clean, clean))
-    noise_energy = float(np.dot(noise, noise))
-    if clean_energy <= 0 or noise_energy <= 0:
+    clean_energy, noise_energy = energy(clean), energy(noise)
+    if clean_energy == 0 or noise_energy == 0:
         return 1.0
     return math.sqrt(clean_energy / noise_energy) * 10 ** (-snr_db / 20)
 
