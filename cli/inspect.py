@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False)
 @click.option(
     "--plot", "picture", is_flag=False, flag_value="inspect.png", metavar="[FILE.png]",
     help="Draw SNR histogram and mean spectra; default: inspect.png.",
@@ -28,8 +28,8 @@ def command(folder, picture, logged, as_json):
     from nrdata.dataset import default_folder
 
     if folder is None and picture and Path(picture).is_dir():  # nr inspect --plot FOLDER
-        folder, picture = Path(picture), "inspect.png"
-    folder = folder or default_folder()
+        folder, picture = picture, "inspect.png"
+    folder = folder or str(default_folder())
     found = inspect.contents(folder)
     count, deviations = inspect.logged_deviations(folder) if logged else (0, [])
     if picture:

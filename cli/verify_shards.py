@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 
 @click.command()
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False)
 @click.option("--leaks", is_flag=True, help="Also look for sound, speakers and recordings that splits share.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
 def command(folder, leaks, as_json):
@@ -24,7 +22,7 @@ def command(folder, leaks, as_json):
     from nrdata.leaks import find_leaks
     from nrdata.verify import verify
 
-    folder = folder or default_folder()
+    folder = folder or str(default_folder())
     report = verify(folder)
     found, notes = find_leaks(folder) if leaks and not report.faults else ([], [])
     report.notes.extend(notes)

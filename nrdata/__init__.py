@@ -2,7 +2,7 @@
 
 from nrdata.errors import UserError
 
-__all__ = ["UserError", "open"]
+__all__ = ["UserError", "decode_audio", "open"]
 
 
 def open(*folders):
@@ -10,3 +10,10 @@ def open(*folders):
     from nrdata.dataset import open as open_dataset
 
     return open_dataset(*folders)
+
+
+def decode_audio(name, data):
+    """Decode audio members in a webdataset pipeline: `.decode(nrdata.decode_audio)` (see `sampling.transforms`)."""
+    from nrdata.sampling import transforms
+
+    return transforms.decode_audio(name, data)

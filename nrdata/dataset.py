@@ -19,6 +19,7 @@ import numpy as np
 from nrdata import audio, files
 from nrdata.errors import UserError
 from nrdata.manifest import Manifest, Shard, partials, read_manifest, tars
+from nrdata.remote import Remote, is_address, open_remote, warn_of_size
 from nrdata.shard import MEMBERS, ShardFault, index_path, load_json, parse_row, read_bytes
 from nrdata.triplet import Triplet
 
@@ -129,10 +130,14 @@ def load_index(shards: Sequence[tuple[Path, Shard]], split: str, prefixes: Seque
 
 
 class DataSet:
-    """One or several folders of shards, read as one data set."""
+    """One or several folders of shards, read as one data set.
 
-    def __init__(self, parts: Sequence[tuple[Path, Manifest]]):
+    The folders of `remotes` hold indexes only: the shards are elsewhere.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Path, Manifest]], remotes: Sequence[Remote] = ()):
         self._parts = list(parts)
+        self._remotes = {remote.folder: remote for remote in remotes}
         manifests = [manifest for _, manifest in parts]
         self.folders = tuple(folder for folder, _ in parts)
         self.name = "+".join(manifest.name for manifest in manifests)
@@ -144,6 +149,7 @@ class DataSet:
         self.keep_decoded = False  # True: a member is decoded once and stays in memory (32 kB a second at 16 kHz)
         self._decoded: dict[tuple[str, int, str], np.ndarray] = {}
         self._indexes: dict[str, SplitIndex] = {}
+        self._entries: dict[str, list[Shard]] = {}  # of the indexes, in the order of their codes
         self._order: dict[str, np.ndarray] = {}
 
     def shards(self, split: str) -> list[tuple[Path, Shard]]:
@@ -153,16 +159,21 @@ class DataSet:
         return [(f / s.file, s) for f, m in self._parts if split in m.splits for s in m.splits[split].shards]
 
     def index(self, split: str) -> SplitIndex:
-        """The columns of a split, loaded once. Checks that every shard is there with the size the manifest gives."""
+        """The columns of a split, loaded once. Checks that local shards are there with the size the manifest gives."""
         if split not in self._indexes:
             shards = self.shards(split)
+            for folder, remote in self._remotes.items():
+                remote.bring_indexes([shard for path, shard in shards if path.parent == folder])
             for path, shard in shards:
+                if path.parent in self._remotes:
+                    continue
                 if not path.exists():
                     raise UserError(f"{path} is missing, the manifest names it", kind="missing")
                 if path.stat().st_size != shard.bytes:
                     raise ShardFault(
                         path.name, "", "bytes", f"{path.stat().st_size} bytes found, {shard.bytes} in the manifest"
                     )
+            self._entries[split] = [shard for _, shard in shards]
             # Folders count their samples alike: with several, a key says which folder it is from.
             position = {folder: f"{i}_" for i, folder in enumerate(self.folders)} if len(self.folders) > 1 else {}
             self._indexes[split] = load_index(shards, split, [position.get(path.parent, "") for path, _ in shards])
@@ -175,8 +186,19 @@ class DataSet:
         place = (int(index.offset[row, column]), int(index.size[row, column]), int(index.crc[row, column]))
         if place[1] == 0:
             raise UserError(f"{path.name}: {key} has no {MEMBERS[column]}", kind="no_ref")
-        with path.open("rb", buffering=0) as file:
-            return read_bytes(file, path.name, key, MEMBERS[column], place), path.name, key
+        remote = self._remotes.get(path.parent)
+        if remote is None:
+            with path.open("rb", buffering=0) as file:
+                return read_bytes(file, path.name, key, MEMBERS[column], place), path.name, key
+        shard = self._entries[split][index.shard[row]]
+        for again in (False, True):  # what is damaged in the cache is fetched again
+            with remote.opened(shard, again) as file:
+                try:
+                    return read_bytes(file, path.name, key, MEMBERS[column], place), path.name, key
+                except ShardFault:
+                    if again:
+                        raise
+        raise AssertionError("unreachable")
 
     def read(self, split: str, row: int, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Samples [start, stop) of a member ("clean", "noise", "noisy", "ref") as float32 (stop - start,).
@@ -240,41 +262,58 @@ class DataSet:
 
 
 def open(*folders: str | Path) -> DataSet:
-    """Open one data set: folders written by `nr build-shards`, or some of their shards (paths, `{000..003}`).
+    """Open one data set: folders written by `nr build-shards`, or some of their shards (paths, `{000..003}`), here or
+    at an address: `https://host/x`, `s3://bucket/x` (see `nrdata.remote`).
 
-    Several folders are one data set; their sample rates must be equal. Names are literal. Raises `UserError`.
+    Several folders are one data set; their sample rates must be equal. Local names are literal. Raises `UserError`.
     """
     if not folders:
         raise UserError("no data set is named", kind="no_shards")
-    parts: dict[Path, set[str]] = {}
+    parts: dict[Path | str, set[str]] = {}
     for name in folders:
-        for path in _expand(str(name)):
-            folder, only = (
-                (path.parent, {path.name}) if path.name.endswith(".tar") and not path.is_dir() else (path, set())
-            )
-            parts.setdefault(folder, set()).update(only)
-    opened = [(folder, _choose(folder, read_manifest(folder), only)) for folder, only in parts.items()]
-    rates = {manifest.sample_rate: folder for folder, manifest in opened}
+        for place in _expand(str(name)):
+            if isinstance(place, str):
+                folder, _, last = place.rstrip("/").rpartition("/")
+                one = last.endswith(".tar")
+                parts.setdefault(folder if one else place, set()).update({last} if one else ())
+            else:
+                one = place.name.endswith(".tar") and not place.is_dir()
+                parts.setdefault(place.parent if one else place, set()).update({place.name} if one else ())
+    opened: list[tuple[Path, Manifest]] = []
+    remotes: list[Remote] = []
+    for place, only in parts.items():
+        if isinstance(place, str):
+            remote, manifest = open_remote(place)
+            remotes.append(remote)
+            opened.append((remote.folder, _choose(remote.address, manifest, only)))
+        else:
+            opened.append((place, _choose(place, read_manifest(place), only)))
+    rates = {manifest.sample_rate: place for place, (_, manifest) in zip(parts, opened, strict=True)}
     if len(rates) > 1:
         found = ", ".join(f"{folder}: {rate} Hz" for rate, folder in rates.items())
         raise UserError(f"the data sets have different sample rates ({found})", kind="wrong_rate")
-    for folder, _ in opened:
-        if left := partials(folder):
-            warnings.warn(f"{folder}: unfinished files are not read: {', '.join(left[:5])}", stacklevel=2)
-    return DataSet(opened)
+    warn_of_size(
+        remotes, [manifest for place, (_, manifest) in zip(parts, opened, strict=True) if isinstance(place, str)]
+    )
+    for place in parts:
+        if isinstance(place, Path) and (left := partials(place)):
+            warnings.warn(f"{place}: unfinished files are not read: {', '.join(left[:5])}", stacklevel=2)
+    return DataSet(opened, remotes)
 
 
-def _expand(name: str) -> list[Path]:
-    """A literal path; else the files that a numeric brace pattern names."""
-    path = files.local_path(name)
+def _expand(name: str) -> list[Path] | list[str]:
+    """A literal path or an address; else the files that a numeric brace pattern names."""
+    remote = is_address(name)
+    path = Path(name) if remote else files.local_path(name)
     braces = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", name, re.DOTALL)
-    if path.exists() or braces is None:
-        return [path]
+    if braces is None or path.exists():
+        return [name] if remote else [path]
     head, first, last, tail = braces.groups()
-    return [Path(f"{head}{i:0{len(first)}d}{tail}") for i in range(int(first), int(last) + 1)]
+    named = [f"{head}{i:0{len(first)}d}{tail}" for i in range(int(first), int(last) + 1)]
+    return named if remote else [Path(one) for one in named]
 
 
-def _choose(folder: Path, manifest: Manifest, only: set[str]) -> Manifest:
+def _choose(folder: Path | str, manifest: Manifest, only: set[str]) -> Manifest:
     """The part of a manifest that `only` (shard files; empty: all) names."""
     if not only:
         return manifest
@@ -289,7 +328,7 @@ def _choose(folder: Path, manifest: Manifest, only: set[str]) -> Manifest:
     splits = {name: split for name, split in splits.items() if split.shards}
     missing = only - {shard.file for split in splits.values() for shard in split.shards}
     if missing:
-        raise UserError(f"no shards match {folder / min(missing)}", kind="no_shards")
+        raise UserError(f"no shards match {folder}/{min(missing)}", kind="no_shards")
     digests = {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
     return replace(manifest, splits=splits, fingerprint=fingerprint(digests))
 

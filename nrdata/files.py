@@ -58,5 +58,5 @@ def local_path(name: str | Path) -> Path:
     path = Path(name)
     scheme = SCHEME.match(str(name))
     if scheme and not path.exists():
-        raise UserError(f"{name}: scheme '{scheme[1]}' is not allowed; give a local folder", kind="scheme")
+        raise UserError(f"{name}: scheme '{scheme[1]}' is not allowed; give a folder, https:// or s3://", kind="scheme")
     return path

@@ -14,6 +14,7 @@ from nrdata.dataset import open as open_dataset
 from nrdata.errors import UserError
 from nrdata.manifest import NAME, read_manifest, tars
 from nrdata.progress import Progress
+from nrdata.remote import is_address
 from nrdata.shard import MEMBERS, load_json
 from nrdata.tar import members
 
@@ -52,15 +53,16 @@ class Contents:
 
 def contents(folder: Path | str) -> Contents:
     """Read manifest and indexes, no sound. `UserError` says in a sentence what a foreign folder or tar lacks."""
-    path = files.local_path(folder)
-    if path.name.endswith(".tar") or (path.is_dir() and tars(path) and not (path / NAME).exists()):
-        raise UserError(what_is_missing(path), kind="foreign")
-    dataset = open_dataset(path)
+    if not is_address(folder):
+        path = files.local_path(folder)
+        if path.name.endswith(".tar") or (path.is_dir() and tars(path) and not (path / NAME).exists()):
+            raise UserError(what_is_missing(path), kind="foreign")
+    dataset = open_dataset(folder)
     clips = [index.ref_frames[index.ref_frames > 0] for index in map(dataset.index, dataset.splits)]
     lengths = np.concatenate(clips) / dataset.sample_rate
     return Contents(
         dataset.name,
-        str(path),
+        str(folder),
         dataset.sample_rate,
         dataset.has_ref,
         dataset.fingerprint,

@@ -189,17 +189,22 @@ def read_manifest(folder: Path | str) -> Manifest:
                 kind="no_manifest",
             )
         raise UserError(f"no shards match {folder}/*.tar", kind="no_shards")
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """The manifest that `data` holds; `path` is what errors name. `UserError` (manifest, scheme)."""
     try:
-        manifest = _parse(load_json(path.read_bytes()))
+        manifest = _parse(load_json(data))
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise UserError(f"{path} cannot be read ({e}); remove it and run nr index {folder}", kind="manifest") from e
+        raise UserError(f"{path} cannot be read ({e}); remove it and run nr index there", kind="manifest") from e
     for split in manifest.splits.values():
         for shard in split.shards:
             _check_name(shard.file, path)
     return manifest
 
 
-def _check_name(name: str, path: Path) -> None:
+def _check_name(name: str, path: Path | str) -> None:
     scheme = files.SCHEME.match(name)
     if scheme:
         raise UserError(f"{path}: scheme '{scheme[1]}' is not allowed in a shard's name", kind="scheme")

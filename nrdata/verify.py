@@ -5,10 +5,11 @@ Faults are collected, not raised: one line each, naming shard file, key and kind
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +20,7 @@ from nrdata import audio, files
 from nrdata.errors import UserError
 from nrdata.manifest import NAME, Manifest, Part, Shard, partials, read_manifest, summarise, tars
 from nrdata.progress import Progress
+from nrdata.remote import is_address, open_remote
 from nrdata.shard import MEMBERS, IndexRow, index_path, index_text, load_json, read_bytes, read_index, scan
 from nrdata.tar import MAX_MEMBER, ShardFault
 from nrdata.triplet import Mixture, check_mixture, energy_snr_db
@@ -59,6 +61,8 @@ def verify(folder: Path | str, max_member: int = MAX_MEMBER) -> Report:
     decoded whole, its CRC, length, rate and FLAC's own MD5; noisy == clean + noise; SNR and level as stored; a
     reserved clip in all samples or in none; keys unique, compared case-folded; a field of one type in all samples.
     """
+    if is_address(folder):
+        return _verify_remote(str(folder), max_member)
     folder = files.local_path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder of shards", kind="missing")
@@ -79,45 +83,85 @@ def verify(folder: Path | str, max_member: int = MAX_MEMBER) -> Report:
     if manifest:
         for file in sorted(there - set(listed)):
             report.faults.append(Fault(file, "", "unlisted", f"{NAME} does not name it"))
+    tars_here = [contextlib.nullcontext(folder / name) for name in sorted(there)]
+    size = sum((folder / name).stat().st_size for name in there)
+    _check_parts(_parts(tars_here, size, listed, report, max_member), folder, manifest, report)
+    if manifest:
+        report.faults += _plan(folder, manifest)
+    return report
+
+
+def _verify_remote(address: str, max_member: int) -> Report:
+    """The same for a data set elsewhere, one shard here at a time; one that does not come as promised is a fault."""
+    remote, manifest = open_remote(address)
+    report = Report(remote.address)
+    listed = {s.file: (name, s) for name, split in manifest.splits.items() for s in split.shards}
+
+    @contextlib.contextmanager
+    def brought(shard: Shard) -> Iterator[Path | None]:
+        with contextlib.ExitStack() as stack:
+            tar: Path | None = None
+            try:
+                remote.bring_indexes([shard])
+                tar = stack.enter_context(remote.beside(shard))
+            except UserError as e:
+                report.faults.append(Fault(shard.file, "", e.kind, str(e)))
+            yield tar
+
+    tars_there = [brought(shard) for _, (_, shard) in sorted(listed.items())]
+    size = sum(shard.bytes for _, shard in listed.values())
+    _check_parts(_parts(tars_there, size, listed, report, max_member), remote.folder, manifest, report)
+    return report
+
+
+def _check_parts(parts: Iterator[Part], folder: Path, manifest: Manifest | None, report: Report) -> None:
+    """Check all shards, and the manifest against what they hold."""
     try:
-        found = summarise(_parts(folder, sorted(there), listed, report, max_member), folder, "", {})
+        found = summarise(parts, folder, "", {})
     except UserError as e:
         if e.kind != "no_shards":  # that no shard has a whole sample has been told
             report.faults.append(Fault(NAME, "", e.kind, str(e)))
     else:
         if manifest and not report.faults:
             report.faults += _compare(manifest, found)
-    if manifest:
-        report.faults += _plan(folder, manifest)
-    return report
 
 
 def _parts(
-    folder: Path, names: list[str], listed: dict[str, tuple[str, Shard]], report: Report, max_member: int
+    shards: Sequence[contextlib.AbstractContextManager[Path | None]],
+    size: int,
+    listed: dict[str, tuple[str, Shard]],
+    report: Report,
+    max_member: int,
 ) -> Iterator[Part]:
-    """Check the shards one by one and pass on what was found for the manifest."""
+    """Check the shards one by one (`size` bytes in all; None: could not be had) and pass on what was found for the
+    manifest."""
     keys: dict[str, str] = {}  # case-folded -> shard
     types: dict[str, str] = {}  # field of the JSON -> type
-    with Progress(sum((folder / name).stat().st_size for name in names) >> 20, "MiB verified") as progress:
-        for name in names:
-            tar = folder / name
-            split, entry = listed.get(name, ("", None))
-            faults, rows, digest = check_shard(tar, entry, max_member)
-            for row in rows:
-                if split and row.split != split:
-                    faults.append(Fault(name, row.key, "split", f"split {row.split}, {NAME} puts the shard in {split}"))
-                other = keys.setdefault(row.key.casefold(), name)
-                if other != name:
-                    faults.append(Fault(name, row.key, "duplicate", f"the key occurs in {other} too"))
-            damaged = {fault.key for fault in faults}  # one line a fault: not again what its checksum has told
-            faults += check_sound(tar, [row for row in rows if row.key not in damaged], types)
-            report.faults += faults
-            report.shards += 1
-            report.samples += len(rows)
-            report.seconds += sum(row.frames / row.sample_rate for row in rows)
-            progress.advance(tar.stat().st_size >> 20)
-            if rows:
-                yield name, digest, tar.stat().st_size, rows
+    with Progress(size >> 20, "MiB verified") as progress:
+        for shard in shards:
+            with shard as tar:
+                if tar is None:
+                    continue
+                name = tar.name
+                split, entry = listed.get(name, ("", None))
+                faults, rows, digest = check_shard(tar, entry, max_member)
+                for row in rows:
+                    if split and row.split != split:
+                        faults.append(
+                            Fault(name, row.key, "split", f"split {row.split}, {NAME} puts the shard in {split}")
+                        )
+                    other = keys.setdefault(row.key.casefold(), name)
+                    if other != name:
+                        faults.append(Fault(name, row.key, "duplicate", f"the key occurs in {other} too"))
+                damaged = {fault.key for fault in faults}  # one line a fault: not again what its checksum has told
+                faults += check_sound(tar, [row for row in rows if row.key not in damaged], types)
+                report.faults += faults
+                report.shards += 1
+                report.samples += len(rows)
+                report.seconds += sum(row.frames / row.sample_rate for row in rows)
+                progress.advance(tar.stat().st_size >> 20)
+                if rows:
+                    yield name, digest, tar.stat().st_size, rows
 
 
 def check_shard(
