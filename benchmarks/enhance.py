@@ -101,9 +101,8 @@ def against_the_reference(dataset: DataSet, rounds: int) -> None:
 
 def presets(dataset: DataSet, rounds: int) -> None:
     """A row a preset. Sixty calls of `base`, and its five, are counted from one."""
-    print(
-        f"{'preset':8s}{'parameters':>12s}{'GFLOP/s':>9s}{'training':>15s}{'real-time factor at 1':>24s}{'5':>8s}{'60':>8s}"
-    )
+    heads = (f"{head:>14s}" for head in ("parameters", "GFLOP", "training", "RTF, 1 call", "5 calls", "60 calls"))
+    print(f"{'preset':8s}{''.join(heads)}")
     bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     for name in ("nano", "small", "base"):
         model = Model(preset(name)).eval()
@@ -128,14 +127,10 @@ def presets(dataset: DataSet, rounds: int) -> None:
                 factors.append(median(times) / 4)
             else:
                 factors.append(factors[0] * nfe)
-        print(
-            f"{name:8s}{parameters / 1e6:10.2f} M{work:9.1f}{throughput:10.2f} s/s {factors[0]:24.3f}"
-            f"{factors[1]:8.2f}{factors[2]:8.2f}",
-            flush=True,
-        )
-    print(
-        "training: seconds of sound trained on in a second, " + ("bf16" if bf16 else "float32") + "; work: of one call"
-    )
+        columns = [f"{parameters / 1e6:.2f} M", f"{work:.1f}", f"{throughput:.2f} s/s", *(f"{f:.3f}" for f in factors)]
+        print(f"{name:8s}" + "".join(f"{column:>14s}" for column in columns), flush=True)
+    print("GFLOP: of one call, for a second of sound; RTF: real-time factor (wall time, float32);")
+    print(f"training: seconds of sound in a second, {'bf16' if bf16 else 'float32'}, stream in front")
 
 
 def main() -> None:

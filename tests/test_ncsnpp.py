@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import longhand
@@ -163,6 +164,26 @@ def test_the_output_has_the_precision_of_the_state(dtype):
         if dtype == torch.float32:
             with torch.autocast("cpu", torch.bfloat16):
                 assert network(state, cond, torch.tensor([0.3, 0.8])).dtype == complex_dtype
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].centered])
+def test_the_literal_operators_of_the_benchmarks_compute_the_same(name):
+    """What our speed is measured against has the same output and the same gradients."""
+    path = Path(__file__).parents[1] / "benchmarks" / "literal.py"
+    spec = importlib.util.spec_from_file_location("benchmarks_literal", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    ours = drawn(NCSNpp(CONFIGS[name])).double()
+    theirs = benchmark.literal(ours)
+    state, cond = spectrograms(dtype=torch.complex128)
+    t = torch.tensor([0.2, 0.9], dtype=torch.float64)
+    outs = [network(state, cond, t) for network in (ours, theirs)]
+    torch.testing.assert_close(*outs, rtol=1e-9, atol=1e-9)
+    for out in outs:
+        out.abs().square().mean().backward()
+    for (weight, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        if a.grad is not None and not weight.endswith("key.bias"):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-6, atol=1e-9 * b.grad.abs().max().item() + 1e-12)
 
 
 def fixed(network: NCSNpp) -> NCSNpp:
