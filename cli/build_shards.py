@@ -98,9 +98,13 @@ FOLDER = click.Path(path_type=Path)
     show_default=True,
     help="voicebank-demand: Hz of the files.",
 )
+@click.option("--rooms", type=click.IntRange(0, 1000), default=0, help="Simulated rooms per environment.  [default: 0]")
+@click.option("--t60", type=Numbers(":", "LOW:HIGH", 2), default="0.2:0.5", show_default=True, help="s, of the rooms.")
+@click.option("--augment", type=click.IntRange(0, 1000), default=0, help="Filters per environment.  [default: 0]")
 @click.option("--plan", "plan_file", type=FOLDER, help="Render this plan; nothing is drawn.")
 @click.option("--plan-only", is_flag=True, help="Write OUT/plan.jsonl, build nothing.")
 @click.option("--shards", "part", help="Build the shards numbered A:B only (for batch schedulers).")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who builds.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON.")
 def command(
     source: str,
@@ -112,13 +116,14 @@ def command(
     plan_file: Path | None,
     plan_only: bool,
     part: str | None,
+    engine: str,
     as_json: bool,
     **given,
 ) -> int:
     """Build a sharded data set of (clean, noisy, noise) triplets from sources.
 
     The same command again finishes what is unfinished; the same options and seed give the same bytes."""
-    from nrdata.builders import build as engine
+    from nrdata.builders import build as builds
     from nrdata.builders.plan import Options
 
     numbers = _part(part)
@@ -144,14 +149,17 @@ def command(
         per_cell=given["per_cell"],
         unseen=None if given["unseen"] is None else tuple(n for n in given["unseen"].split(",") if n.strip()),
         seen_split=given["seen_split"],
+        rooms=given["rooms"],
+        t60_s=given["t60"],
+        augment=given["augment"],
     )
-    plan = engine.make_plan(options, plan_file)
+    plan = builds.make_plan(options, plan_file)
     if plan_only:
-        path = engine.save_plan(plan, out, force)
+        path = builds.save_plan(plan, out, force)
         click.echo(f"{path}: {len(plan.rows)} rows, {len(plan.refused)} items refused")
         return int(strict and any(r.fault for r in plan.refused))
     workers = workers or _cores()
-    summary = engine.build(options, plan, out, workers, force, numbers)
+    summary = builds.build(options, plan, out, workers, force, numbers, engine)
     click.echo(json.dumps(summary.record(), allow_nan=False) if as_json else _text(summary))
     return int(strict and any(r.fault for r in summary.refused))
 

@@ -22,9 +22,10 @@ from types import ModuleType
 from typing import Any
 
 from nrdata import files
-from nrdata.builders import processes
+from nrdata.builders import cluster, processes
 from nrdata.builders.plan import Options, Plan, Refused, Shard, read_plan, shards
 from nrdata.builders.render import render
+from nrdata.builders.variants import vary
 from nrdata.errors import UserError
 from nrdata.manifest import NAME, write_manifest
 from nrdata.progress import Progress
@@ -72,7 +73,11 @@ def builder(source: str) -> ModuleType:
 
 def make_plan(options: Options, plan_file: Path | None = None) -> Plan:
     """Draw a plan, or read a given one: then nothing is drawn."""
-    return read_plan(plan_file) if plan_file else builder(options.source).plan(options)
+    if plan_file:
+        return read_plan(plan_file)
+    plan = builder(options.source).plan(options)
+    plan.rows = vary(plan.rows, options)
+    return plan
 
 
 def build(
@@ -82,9 +87,11 @@ def build(
     workers: int = 1,
     force: bool = False,
     part: tuple[int, int] | None = None,
+    engine: str = "local",
 ) -> Summary:
     """Make the shards of a plan in `out`; then manifest, card and refusals. With `part`, the shards numbered
     [start, stop) only, beside others who make other parts: the build without `part` then finds them and finishes.
+    `engine` "ray" makes them on a Ray cluster, whose machines see `out` and the sources under the same names.
 
     Raises `UserError` where `out` holds something else, and `OSError` from the disk; what is whole then stays.
     """
@@ -100,7 +107,7 @@ def build(
                 stale.unlink()
         todo, refused, notes = _find_whole(out, mine, options)
         with _disk_full(out, todo):
-            results = _make(todo, options, out, plan.has_ref, workers)
+            results = _make(todo, options, out, plan.has_ref, workers, engine)
         refused |= {name: result.refused for name, result in results.items()}
         notes += [note for result in results.values() for note in result.notes]
         complete = part is None
@@ -260,11 +267,18 @@ def _keys_of(tar: Path, digest: str | None) -> set[str]:
     return {row.key for row in rows}
 
 
-def _make(todo: list[Shard], options: Options, out: Path, has_ref: bool, workers: int) -> dict[str, Result]:
-    """Make shards, in this process or in several; progress by samples."""
+def _make(
+    todo: list[Shard], options: Options, out: Path, has_ref: bool, workers: int, engine: str
+) -> dict[str, Result]:
+    """Make shards, in this process, in several or on a cluster; progress by samples."""
     total = sum(len(s.rows) for s in todo)
     results = {}
     with Progress(total, "building samples") as progress:
+        if engine == "ray":
+            for shard, result in cluster.results(make_shard, todo, options, out, has_ref):
+                results[shard.name] = result
+                progress.advance(len(shard.rows))
+            return results
         if workers <= 1 or len(todo) <= 1 or total < SMALL_BUILD:  # starting processes costs seconds
             for shard in todo:
                 results[shard.name] = make_shard(shard, options, out, has_ref)

@@ -137,7 +137,7 @@ def _units(noise: Sequence[NoiseFile], options: Options, plan: Plan) -> dict[str
     return units
 
 
-def _in_turn(items: Sequence[T], *key: object) -> Iterator[T]:
+def in_turn(items: Sequence[T], *key: object) -> Iterator[T]:
     """All items, then all again, in a new order each pass."""
     turn = 0
     while True:
@@ -154,10 +154,10 @@ def _training(
     if frames is None:
         noise = sum(u.unit.frames for units in places.values() for u in units)
         frames = 2 * max(sum(f.frames for f in files), noise)
-    speech = _in_turn(files, *key, "speech")
-    turns = {e: _in_turn(places[e], *key, "units", e) for e in environments}
+    speech = in_turn(files, *key, "speech")
+    turns = {e: in_turn(places[e], *key, "units", e) for e in environments}
     done = 0
-    for i, environment in enumerate(_in_turn(environments, *key, "environments")):
+    for i, environment in enumerate(in_turn(environments, *key, "environments")):
         file, unit = next(speech), next(turns[environment])
         yield file, unit, round(float(keyed_rng(*key, "snr", i).uniform(*options.snr_db)), 2)
         done += min(file.frames, unit.unit.frames)
@@ -169,9 +169,9 @@ def _cells(
     split: str, files: Sequence[SpeechFile], places: dict[str, list[NoiseUnit]], options: Options
 ) -> Iterator[tuple[SpeechFile, NoiseUnit, float]]:
     key = (options.seed, split)
-    speech = _in_turn(files, *key, "speech")
+    speech = in_turn(files, *key, "speech")
     for environment in sorted(places):
-        units = _in_turn(places[environment], *key, "units", environment)
+        units = in_turn(places[environment], *key, "units", environment)
         for snr_db in options.snr_test_db:
             for _ in range(options.per_cell or PER_CELL):
                 yield next(speech), next(units), snr_db

@@ -46,6 +46,9 @@ class Options:
     per_cell: int | None = None  # draws per environment and SNR of valid, test and seen; None: 6, 1 for synthetic
     unseen: tuple[str, ...] | None = None  # environments kept for test; None: drawn where there is no index
     seen_split: bool = False
+    rooms: int = 0  # simulated rooms for each environment; 0: sound as it was recorded
+    t60_s: tuple[float, float] = (0.2, 0.5)  # asked reverberation times, drawn uniformly
+    augment: int = 0  # chains of filters for each environment, on the noise and the clip
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nrdata import audio
+from nrdata.builders import augment, rooms
 from nrdata.builders.plan import Row
 from nrdata.builders.sources import Source, mono, stretch
 from nrdata.errors import UserError
@@ -61,12 +62,22 @@ def render(row: Row, sources: Sources) -> tuple[Mixture, dict[str, Any]]:
 
 
 def mixed(row: Row, sources: Sources) -> Mixture:
-    """Speech and a stretch of noise at the row's SNR, with the reserved clip of the same unit."""
+    """Speech and a stretch of noise at the row's SNR, with the reserved clip of the same unit.
+
+    Noise and clip go through the row's filters and room; the clean sound is the whole reverberant speech of that room.
+    """
     rate, noise_path = row["sample_rate"], row["noise"]["path"]
     noise_source = sources.of_noise(row)
     clean = stretch(sources.of_speech(row), row["speech"]["path"], row["speech"]["start"], row["speech"]["stop"], rate)
     noise = stretch(noise_source, noise_path, row["noise"]["start"], row["noise"]["stop"], rate)
     ref = row["ref"] and stretch(noise_source, noise_path, row["ref"]["start"], row["ref"]["stop"], rate)
+    if chain := row.get("augment"):
+        noise = augment.augmented(noise, chain, rate)
+        ref = None if ref is None else augment.augmented(ref, chain, rate)
+    if room := row.get("room"):
+        of_speech, of_noise = rooms.responses(room, rate)
+        clean, noise = rooms.reverberant(clean, of_speech), rooms.reverberant(noise, of_noise)
+        ref = None if ref is None else rooms.reverberant(ref, of_noise)
     return mix(clean, noise, row["snr_db"], ref)
 
 
