@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from corpora import bare_folders, build, indexed, table, write
 from helpers import RATE, noise, speech
 
 import nrdata
+from nrdata.builders import folders as source
 from nrdata.builders.plan import Options
 from nrdata.builders.sources import Folder, stretch
-from nrdata.builders.units import Levels
 from nrdata.leaks import find_leaks
 from nrdata.triplet import energy_snr_db
 from nrdata.verify import verify
@@ -270,9 +271,24 @@ def test_a_stretch_of_a_resampled_file_is_the_stretch_of_the_whole(tmp_path, rat
     assert np.max(np.abs(y - whole)) < 1e-5
 
 
-def test_long_recordings_do_not_need_to_fit_the_plan(tmp_path):
-    """Levels of a minute are 1200 numbers."""
-    assert len(Levels.of(noise(60.0), RATE).energy) == 1201
+def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
+    """I2: ten minutes of 48 kHz stereo, 230 MB as float, with sound in the last seconds."""
+    bare_folders(tmp_path, environments=1)
+    path = tmp_path / "noise" / "place0" / "long.wav"
+    with sf.SoundFile(path, "w", 48000, 2, "PCM_16") as file:
+        for second in range(600):
+            file.write(np.stack([noise(1.0, 2, seed=second, rate=48000)] * 2, axis=1) * (0.01 if second < 590 else 1))
+    tracemalloc.start()
+    try:
+        plan = source.plan(
+            Options("folders", speech=(("a", tmp_path / "speech"),), noise=(("b", tmp_path / "noise"),), per_cell=1)
+        )
+        assert tracemalloc.get_traced_memory()[1] < 60e6
+    finally:
+        tracemalloc.stop()
+    long = [r for r in plan.rows if r["noise"]["path"] == "place0/long.wav"]
+    assert {r["meta"]["unit"] for r in long} == {59}  # the others are 40 dB under the recording
+    assert min(r["noise"]["start"] for r in long) >= 590 * RATE
 
 
 @pytest.mark.parametrize(
@@ -315,8 +331,6 @@ def test_odd_names_become_plain_identifiers(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "data/corpus/noise.csv").exists(), reason="the real corpus is not here")
 def test_the_plan_of_the_real_corpus_keeps_its_splits():
-    from nrdata.builders import folders as source
-
     corpus = SHARED / "data" / "corpus"
     plan = source.plan(
         Options("folders", speech_index=corpus / "speech.csv", noise_index=corpus / "noise.csv", per_cell=1, hours=1.0)

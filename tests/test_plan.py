@@ -12,7 +12,7 @@ import pytest
 from nrdata.builders import splits
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import SAMPLES_PER_SHARD, Options, Plan, keyed_rng, read_plan, shards
-from nrdata.builders.units import Levels, measure
+from nrdata.builders.units import Levels, cut
 from nrdata.errors import UserError
 
 RATE = 1000
@@ -20,14 +20,15 @@ OPTIONS = Options("folders", sample_rate=RATE, per_cell=2)
 
 
 def speech_files(split: str, count: int, seconds: float = 4.0) -> list[SpeechFile]:
-    levels = Levels.of(np.random.default_rng(1).standard_normal(int(seconds * RATE)).astype(np.float32), RATE)
+    levels = Levels.of([np.random.default_rng(1).standard_normal(int(seconds * RATE)).astype(np.float32)], RATE)
     return [SpeechFile("a", f"{split}{i}.wav", f"{split}-{i % 3}", split, levels) for i in range(count)]
 
 
 def noise_files(split: str, counts: dict[str, int], seconds: float = 5.0) -> list[NoiseFile]:
     x = np.random.default_rng(0).standard_normal(int(seconds * RATE)).astype(np.float32)
+    levels = Levels.of([x], RATE)
     return [
-        NoiseFile("b", f"{env}/{split}{i}.wav", env, f"{split}{i}", split, *measure(x, RATE))
+        NoiseFile("b", f"{env}/{split}{i}.wav", env, f"{split}{i}", split, levels, cut(levels, RATE)[0])
         for env, count in counts.items()
         for i in range(count)
     ]

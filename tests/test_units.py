@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrdata.builders.units import Levels, audible_start, cut, measure, pieces
+from nrdata.builders.units import Levels, audible_start, cut, pieces, usable
 
 RATE = 16000
 
 
 def levels(x: np.ndarray, rate: int = RATE) -> Levels:
-    return Levels.of(x.astype(np.float32), rate)
+    return Levels.of([x.astype(np.float32)], rate)
 
 
 def white(frames: int, seed: int = 0) -> np.ndarray:
@@ -104,13 +104,19 @@ def test_too_short_is_refused_with_both_numbers():
 
 def test_a_loop_is_no_unit():
     """The reference would hold the very noise of the mixture."""
-    once = white(20000)
-    loop = np.tile(once, 4).astype(np.float32)
-    _, units, refused = measure(loop, RATE)
+    loop, bed = np.tile(white(20000), 4), white(80000)
+    units, refused = usable(levels(loop), lambda start, stop: loop[start:stop], RATE)
     assert not units and "its reserve is heard again" in refused[0]
-    _, units, refused = measure(white(80000).astype(np.float32), RATE)
+    units, refused = usable(levels(bed), lambda start, stop: bed[start:stop], RATE)
     assert len(units) == 1 and not refused
-    assert len(measure(loop, RATE, reserve_seconds=0)[1]) == 1
+    assert len(usable(levels(loop), lambda start, stop: loop[start:stop], RATE, reserve_seconds=0)[0]) == 1
+
+
+@given(cuts=st.lists(st.integers(0, 16000), max_size=6))
+def test_levels_do_not_depend_on_the_blocks(cuts):
+    x = white(16000)
+    parts = Levels.of(np.split(x, sorted(cuts)), RATE)
+    assert parts.frames == 16000 and np.allclose(parts.energy, levels(x).energy)
 
 
 @given(start=st.integers(0, 9000), length=st.integers(200, 6000))

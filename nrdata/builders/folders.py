@@ -22,8 +22,8 @@ from nrdata.builders import layouts, splits
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources
-from nrdata.builders.sources import Folder, frames_at, mono
-from nrdata.builders.units import Levels, measure
+from nrdata.builders.sources import Folder, blocks, stretch
+from nrdata.builders.units import Levels, usable
 from nrdata.errors import UserError
 from nrdata.progress import Progress
 
@@ -99,15 +99,18 @@ def _noise(options: Options, refused: list[Refused], notes: list[str]) -> list[E
     return _measured(entries, options.noise, options.noise_index, "noise", options, refused, notes)
 
 
-def _measure(path: Path, name: str, side: str, options: Options) -> Entry:
-    """What the sound itself says: levels, and the units of a noise recording."""
-    x, rate = audio.read(path)
-    x = audio.resample(mono(x, name), rate, options.sample_rate)[: frames_at(len(x), rate, options.sample_rate)]
-    if not x.any():
+def _measure(root: Path, name: str, side: str, options: Options) -> Entry:
+    """What the sound itself says: levels, and the units of a noise recording. Every sample is decoded once here."""
+    rate = options.sample_rate
+    levels = Levels.of(blocks(root / name, name, rate), rate)
+    if levels.level_db() == float("-inf"):
         raise UserError(f"{name} is silent", kind=f"silent_{side}")
     if side == "speech":
-        return {"levels": Levels.of(x, options.sample_rate)}
-    levels, units, refused = measure(x, options.sample_rate, options.reserve_seconds)
+        return {"levels": levels}
+    file = Folder(root)
+    units, refused = usable(
+        levels, lambda start, stop: stretch(file, name, start, stop, rate), rate, options.reserve_seconds
+    )
     return {"levels": levels, "units": units, "units_refused": refused}
 
 
@@ -217,7 +220,7 @@ def _measured(
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", UserWarning)
-                    entry |= _measure(root / entry["path"], entry["path"], side, options)
+                    entry |= _measure(root, entry["path"], side, options)
             except UserError as e:
                 refused.append(Refused(entry["path"], str(e).replace(f"{root}/", ""), e.kind or "unreadable"))
                 continue

@@ -26,6 +26,7 @@ from nrdata.errors import UserError
 MEMBER_BYTES = 1 << 30  # of one sound file in an archive
 MEMBER_RATIO = 200  # unpacked over packed: silence in WAV reaches about this, a bomb a thousand
 COPY_BYTES = 1 << 20
+BLOCK_SECONDS = 10
 DEEPEST = 16  # folders below a root; a link to a folder above ends here
 
 
@@ -61,6 +62,16 @@ def stretch(source: Source, name: str, start: int, stop: int | None, sample_rate
     return y
 
 
+def blocks(path: Path, name: str, sample_rate: int) -> Iterator[np.ndarray]:
+    """A whole file as mono float32 (frames,) at `sample_rate`, ten seconds at a time, none more than is surely there.
+
+    For measuring: at another rate the resampler's edges are heard at the seams.
+    """
+    rate = audio.probe(path).sample_rate
+    for x in audio.blocks(path, BLOCK_SECONDS * rate):
+        yield audio.resample(mono(x, name), rate, sample_rate)[: len(x) * sample_rate // rate]
+
+
 def mono(x: np.ndarray, name: str) -> np.ndarray:
     """`audio.to_mono`, whose warning names the file."""
     with warnings.catch_warnings(record=True) as caught:
@@ -69,11 +80,6 @@ def mono(x: np.ndarray, name: str) -> np.ndarray:
     for warning in caught:
         warnings.warn(f"{name}: {warning.message}", audio.ChannelsCancel, stacklevel=2)
     return y
-
-
-def frames_at(frames: int, rate_in: int, rate_out: int) -> int:
-    """Samples of a resampled file that are surely there."""
-    return frames * rate_out // rate_in
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from nrdata.builders import scenes, voices
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan, keyed_rng
 from nrdata.builders.render import Sources
-from nrdata.builders.sources import frames_at
-from nrdata.builders.units import Levels, Unit, measure
+from nrdata.builders.units import Levels, Unit, usable
 from nrdata.errors import UserError
 
 NAME = "synthetic"
@@ -35,13 +34,12 @@ PER_CELL = 1
 
 def plan(options: Options) -> Plan:
     """All talkers in all places."""
+    rate = options.sample_rate
     unseen = UNSEEN if options.unseen is None else options.unseen
     if not set(unseen) <= scenes.SCENES.keys():
         raise UserError(f"--unseen {','.join(unseen)}: choose of {', '.join(scenes.SCENES)}", kind="bad_option")
     speech = [
-        SpeechFile(
-            NAME, path, talker, split, Levels.of(_at_rate("speech", path, options), options.sample_rate), LICENSE
-        )
+        SpeechFile(NAME, path, talker, split, Levels.of([_at_rate("speech", path, options)], rate), LICENSE)
         for split, (first, last, count) in TALKERS.items()
         for talker in (f"t{i:02d}" for i in range(first, last))
         for path in (f"{options.seed}/{talker}/{n:02d}" for n in range(count))
@@ -93,9 +91,10 @@ def sound(side: str, name: str) -> np.ndarray:
 
 
 def _at_rate(side: str, name: str, options: Options) -> np.ndarray:
-    x, rate = sound(side, name), options.sample_rate
-    return audio.resample(x, voices.RATE, rate)[: frames_at(len(x), voices.RATE, rate)]
+    return audio.resample(sound(side, name), voices.RATE, options.sample_rate)
 
 
 def _measure(name: str, options: Options) -> tuple[Levels, list[Unit], list[str]]:
-    return measure(_at_rate("noise", name, options), options.sample_rate, options.reserve_seconds)
+    x, rate = _at_rate("noise", name, options), options.sample_rate
+    levels = Levels.of([x], rate)
+    return levels, *usable(levels, lambda start, stop: x[start:stop], rate, options.reserve_seconds)

@@ -8,6 +8,7 @@ s.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +47,19 @@ class Levels:
     frames: int
 
     @classmethod
-    def of(cls, x: np.ndarray, sample_rate: int) -> Levels:
-        """x float (frames,)"""
+    def of(cls, blocks: Iterable[np.ndarray], sample_rate: int) -> Levels:
+        """Of a recording in blocks, float (frames,) each; a long one is never held as a whole."""
         step = max(1, round(STEP_SECONDS * sample_rate))
-        edges = np.arange(0, len(x), step)
-        sums = np.add.reduceat(x.astype(np.float64) ** 2, edges)
-        return cls(np.concatenate([[0.0], np.cumsum(sums)]), step, len(x))
+        sums, rest, frames = [np.zeros(1)], np.zeros(0), 0
+        for block in blocks:
+            frames += len(block)
+            x = np.concatenate([rest, block.astype(np.float64) ** 2])
+            whole = len(x) // step * step
+            sums.append(x[:whole].reshape(-1, step).sum(axis=1))
+            rest = x[whole:]
+        if len(rest):
+            sums.append(rest.sum(keepdims=True))
+        return cls(np.cumsum(np.concatenate(sums)), step, frames)
 
     def level_db(self, start: int = 0, stop: int | None = None) -> float:
         """Mean power in dB of [start, stop), to the nearest 50 ms; -inf for silence."""
@@ -103,24 +111,20 @@ def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) 
     return units, refused
 
 
-def measure(
-    x: np.ndarray, sample_rate: int, reserve_seconds: float | None = None
-) -> tuple[Levels, list[Unit], list[str]]:
-    """Levels, units and refused pieces of a recording, x float (frames,).
-
-    A unit whose reserve is heard again in its mixture part (a loop, a clockwork) is no unit: there the reference would
-    hold the very noise it is to help against.
-    """
-    levels = Levels.of(x, sample_rate)
+def usable(
+    levels: Levels, read: Callable[[int, int], np.ndarray], sample_rate: int, reserve_seconds: float | None = None
+) -> tuple[list[Unit], list[str]]:
+    """As `cut`, less the units whose reserve is heard again in their mixture part (a loop, a clockwork): there the
+    reference would hold the very noise it is to help against. `read(start, stop)` gives the recording's samples."""
     units, refused = cut(levels, sample_rate, reserve_seconds)
     good = []
     for unit in units:
-        match = unit.reserve and best_match(x[slice(*unit.mixture)], x[slice(*unit.reserve)], sample_rate)
+        match = unit.reserve and best_match(read(*unit.mixture), read(*unit.reserve), sample_rate)
         if match:
             refused.append(f"unit {unit.number}: its reserve is heard again in its mixture part ({match})")
         else:
             good.append(unit)
-    return levels, good, refused
+    return good, refused
 
 
 def audible_start(levels: Levels, span: tuple[int, int], frames: int, rng: np.random.Generator, tries: int = 50) -> int:
