@@ -27,7 +27,9 @@ def test_the_sum_is_exact_and_the_snr_the_asked_one(snr_db, speech_gain, noise_g
     assert np.array_equal(m.noisy16.astype(int), m.clean16.astype(int) + m.noise16.astype(int))
     assert check_mixture(m) == ""
     assert m.snr_db == energy_snr_db(m.clean16, m.noise16)
-    assert abs(m.snr_db - snr_db) < 0.05
+    # Quantising adds 1/12 of a step squared to each: under a level of a few steps the SNR is not the asked one.
+    steps = min(np.sqrt(np.mean(x.astype(float) ** 2)) for x in (m.clean16, m.noise16))
+    assert abs(m.snr_db - snr_db) < (0.05 if steps > 5 else 1.0)
     assert 0 < m.gain <= 1
     peak = max(np.abs(x.astype(int)).max() for x in (m.clean16, m.noise16, m.noisy16, m.ref16))
     assert peak <= 32767
