@@ -45,7 +45,8 @@ def row(number: int, system: str, mode: str, ref_seconds: float, gain: float, nf
         "nfe": nfe, "seed": 0, "env_id": f"local/e{number % 12}", "recording": "local/r", "flags": [],
         "speaker": f"local/s{number // 12 % 12}", "snr_db": SNRS[number // 3 % 4],
         "seen": "unseen" if number % 12 > 7 else "environment", "relation": "none" if mode == "none" else mode,
-        "ref_source": "", "ref_span": [0, round(16000 * ref_seconds)], "ref_distance_db": None,
+        "ref_source": "", "ref_span": [0, round(16000 * ref_seconds)],
+        "ref_distance_db": {"disjoint": 2.5, "mismatch": 9.5}.get(mode),
         "pesq_wb": round(1 + level, 6), "estoi": round(level, 6), "si_sdr": round(20 * level, 6), "failures": {},
     }  # fmt: skip
     return fields | changes

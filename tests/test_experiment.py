@@ -118,6 +118,11 @@ def test_an_encoder_of_another_arm_is_the_run_of_the_same_seed_and_waits_for_it(
     assert "train proposed seed 0" in cell.needs
 
 
+def test_a_plan_may_do_without_a_baseline():
+    made = plan(baseline=False)
+    assert set(made.arms) == {"proposed"} and sum(cell.kind == "train" for cell in made.cells) == 1
+
+
 def config(**changes):
     return TrainConfig(**{"shards": ("s",), "out": "o", **TRAIN, **changes})
 

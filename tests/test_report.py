@@ -15,7 +15,7 @@ from planted import make_experiment
 from nrmodel.experiment import plots
 from nrmodel.experiment.plan import read_plan
 from nrmodel.experiment.plots import same_picture
-from nrmodel.experiment.report import write_picture, write_report
+from nrmodel.experiment.report import to_markdown, write_picture, write_report
 from nrmodel.experiment.sections import sections
 
 HOSTILE = "<script>alert(1)</script>|\"'`\x1b[31m"
@@ -81,7 +81,7 @@ def test_the_markdown_begins_with_the_sentence_and_the_verdicts(made):
     assert "<script>" not in text and "\x1b" not in text
     for picture in re.findall(r"\]\((\w+)\.png\)", text):
         assert (folder / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
-    assert {"ladder", "length", "leak", "map"} <= set(re.findall(r"\]\((\w+)\.png\)", text))
+    assert {"ladder", "length", "leak", "map", "distance"} <= set(re.findall(r"\]\((\w+)\.png\)", text))
     verdicts = text.split("## Verdicts")[1].split("##")[0]
     cells = [line.replace("\\|", "").count("|") for line in verdicts.splitlines() if line.startswith("|")]
     assert len(cells) == 6 and len(set(cells)) == 1
@@ -123,7 +123,15 @@ def test_a_report_is_a_function_of_its_files(made, tmp_path):
 
 def test_sections_without_anything_to_say_are_left_out(made):
     _, found = made
-    bare = found | {"ablations": [], "peers": [], "probes": {}, "seen": [], "dose": {"ref_seconds": [], "leak_db": []}}
+    bare = found | {
+        "ablations": [],
+        "peers": [],
+        "probes": {},
+        "seen": [],
+        "by_distance": [],
+        "snr": [],
+        "dose": {"ref_seconds": [], "leak_db": []},
+    }
     titles = [section.title for section in sections(bare)]
     assert not any("Ablations" in t or "Peers" in t or "Length" in t or "read at all" in t for t in titles)
     assert any("Verdicts" in t for t in titles) and len(titles) < len(sections(found))
@@ -172,3 +180,10 @@ def test_a_spectrogram_shows_a_tone_at_its_height():
     assert abs(brightness.argmax() / len(brightness) - 0.75) < 0.01  # 2 of 8 kHz, from the top
     quiet, _ = plots.spectrogram_png(0.0005 * np.sin(2 * np.pi * 2000 * t), 16000, top)
     assert imread(io.BytesIO(quiet))[:, :, :3].mean() < imread(io.BytesIO(png))[:, :, :3].mean()
+
+
+def test_cells_of_the_markdown_are_safe_too(made):
+    _, found = made
+    told = [{**found["ablations"][0], "values": {"init_from": HOSTILE}, "base": HOSTILE}]
+    text = to_markdown(found | {"ablations": told}, set())
+    assert "<script>" not in text and "\x1b" not in text and "alert(1)" in text

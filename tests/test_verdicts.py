@@ -7,22 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nrmodel.experiment.contrasts import contrast, harm, settings_of
 from nrmodel.experiment.verdicts import (
     MET,
     NOT_MET,
     UNDECIDED,
     ablation_entry,
     by_seen,
-    contrast,
+    by_snr,
     criteria,
     dose_curves,
-    harm,
     judge_all,
     judge_gain,
     judge_loss,
     ladder,
     primary,
-    settings_of,
     verdicts,
 )
 
@@ -126,7 +125,9 @@ def test_a_poor_null_makes_no_claim():
 
 
 def test_nothing_is_quoted_without_a_baseline_or_with_few_files():
-    assert "no rows of a baseline" in primary(by_seed(0.13), by_seed(0.10), {}, 1.0)["sentence"]
+    alone = primary(by_seed(0.13), by_seed(0.10), {}, 1.0)
+    assert not alone["shown"] and alone["sentence"].startswith("Within one network")
+    assert "no baseline" in alone["sentence"]
     few = {0: {k: r for k, r in files(0.13).items() if int(k[-7:]) < 20}}
     assert "too short to conclude" in primary(few, by_seed(0.10), by_seed(0.10), 1.0)["sentence"]
 
@@ -238,6 +239,15 @@ def test_an_ablation_is_paired_with_its_base_and_has_a_gain_of_its_own():
     assert found["disjoint"]["estoi"]["mean"] == pytest.approx(0.02, abs=0.003)
     assert found["none"]["estoi"]["mean"] == pytest.approx(0.0, abs=0.003)
     assert found["gain"]["estoi"]["mean"] == pytest.approx(0.05, abs=0.003)
+
+
+def test_the_gain_at_each_level():
+    right, none = by_seed(0.10, (0,)), by_seed(0.10, (0,))
+    for r in right[0].values():
+        r["estoi"] = none[0][r["key"]]["estoi"] + (0.05 if r["snr_db"] < -2 else 0.01)
+    found = by_snr(right, none)
+    assert [e["snr_db"] for e in found] == [-5.0, 0.0, 5.0, 10.0]
+    assert [e["over_none"]["estoi"]["mean"] for e in found] == pytest.approx([0.05, 0.01, 0.01, 0.01])
 
 
 def test_seen_has_three_steps_and_leaves_out_what_is_not_there():

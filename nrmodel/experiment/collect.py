@@ -13,9 +13,10 @@ from typing import Any
 from nrdata.errors import UserError
 from nrmodel.evaluation import tables
 from nrmodel.evaluation.tables import METRICS, Files
+from nrmodel.experiment.contrasts import ArmRows, contrast, select, settings_of
 from nrmodel.experiment.plan import MAIN, Plan, check_comparable
 from nrmodel.experiment.run import evaluation_folder, probe_file, read_cell
-from nrmodel.experiment.verdicts import ArmRows, ablation_entry, contrast, select, settings_of, verdicts
+from nrmodel.experiment.verdicts import ablation_entry, verdicts
 
 
 def collect(plan: Plan, out: Path) -> dict[str, Any]:
@@ -43,9 +44,11 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
         arms.setdefault(arm, {})[seed] = settings_of(own, f"nr:{trained[arm, seed]['digest'][:8]}")
     check_arms(plan, trained)
     length, nfe = plan.ref_seconds, budgets["proposed"]
-    found = verdicts(arms["proposed"], arms["baseline"], noisy, plan.split, length, nfe, budgets["baseline"])
+    baseline, calls = arms.get("baseline", {}), budgets.get("baseline", 0)
+    found = verdicts(arms["proposed"], baseline, noisy, plan.split, length, nfe, calls)
     first = plan.arms["proposed"].seeds[0]
     every = rows["proposed", first]
+    of_first = tables.by_setting(every)
     return {
         "name": plan.name,
         "ref_seconds": length,
@@ -54,7 +57,8 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
         **found,
         "ablations": ablations(plan, arms, budgets),
         "peers": peers(every, select(arms["proposed"], "disjoint", length, nfe), noisy, first),
-        "controls": tables.controls(tables.by_setting(every)),
+        "by_distance": [e for e in tables.by_distance(of_first) if e["nfe"] == nfe and e["system"].startswith("nr:")],
+        "controls": tables.controls(of_first),
         "probes": read_probes(plan, out),
     }
 

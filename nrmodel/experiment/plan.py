@@ -9,11 +9,11 @@
     [proposed]                         of = ["proposed"]
                                        ref_seconds = [0.25, 0.5, 1.0, 2.0]
 
-`baseline` is trained without reference, `proposed` as `[train]` says; what they and the arms of ablations add to
-`[train]` is all that may differ. `[evaluate]` is asked of every arm, an `[[evaluation]]` of the arms it names.
-`source = "synthetic"` in place of `shards` makes the embedded data first. An arm equal to its ablation's base is that
-base: baselines are trained once. `run = "runs/x{seed}"` names an arm's run folder; one that is finished is not
-trained again.
+`baseline` is trained without reference (`baseline = false`: there is none, and only what stands within one network is
+told), `proposed` as `[train]` says; what they and the arms of ablations add to `[train]` is all that may differ.
+`[evaluate]` is asked of every arm, an `[[evaluation]]` of the arms it names. `source = "synthetic"` in place of
+`shards` makes the embedded data first. An arm equal to its ablation's base is that base: baselines are trained once.
+`run = "runs/x{seed}"` names an arm's run folder; one that is finished is not trained again.
 """
 
 from __future__ import annotations
@@ -160,7 +160,8 @@ def _arms(values: dict[str, Any], shards: tuple[str, ...], runs: str, seeds: tup
         arms[name] = Arm(name, {**more.pop("base", common), **changes}, run, **{"seeds": seeds, **more})
 
     add("proposed", values.get("proposed", {}))
-    add("baseline", {"ref_mode": "none", **values.get("baseline", {})}, of="proposed", fields=("ref_mode",))
+    if (given := values.get("baseline", {})) is not False:
+        add("baseline", {"ref_mode": "none", **given}, of="proposed", fields=("ref_mode",))
     for ablation in values.get("ablation", []):
         _known(ablation, {"name", "of", "seeds", "arms", "evaluate"}, "[[ablation]]")
         title, of = _name(ablation.get("name", "")), ablation.get("of", "proposed")

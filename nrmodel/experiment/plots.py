@@ -54,6 +54,8 @@ def pictures(found: dict[str, Any], probes: dict[str, Any]) -> dict[str, bytes]:
         made["length"] = curve(found["dose"]["ref_seconds"], "ref_seconds", "length of the clip, s", log=True)
     if found["dose"]["leak_db"]:
         made["leak"] = curve(found["dose"]["leak_db"], "leak_db", "speech in the clip, dB over its noise")
+    if found["by_distance"]:
+        made["distance"] = distance(found["by_distance"])
     points = next((p["embedding"].get("map", {}).get("points") for p in probes.values()), None)
     if points:
         made["map"] = embedding_map(points)
@@ -105,6 +107,24 @@ def curve(entries: list[dict[str, Any]], name: str, label: str, log: bool = Fals
             axis.set_xticks(ticks, ["no speech" if dose == left else f"{dose:g}" for dose in ticks])
             axis.minorticks_off()
             axis.set(xlabel=label, ylabel=f"{TITLES[metric]}, gain over none")
+    return buffer.getvalue()
+
+
+def distance(entries: list[dict[str, Any]]) -> bytes:
+    """Gain over `none` in bins of the distance of clip and noise, a panel a metric."""
+    by_metric = {e["metric"]: e["bins"] for e in entries}
+    with figure(entries, 3, 10.0, 2.8) as (_, axes, buffer):
+        for axis, metric in zip(axes, METRICS, strict=True):
+            bins = by_metric.get(metric, [])
+            for place, piece in enumerate(bins):
+                gain = piece["gain"]
+                if gain["low"] is not None:
+                    axis.plot([place, place], [gain["low"], gain["high"]], color=COLOURS[metric], linewidth=1.6)
+                axis.plot(place, gain["mean"], "o", color=COLOURS[metric], markersize=5)
+            axis.axhline(0, color="#888888", linewidth=0.8)
+            labels = [f"{b['from_db']:g}+" if b["to_db"] is None else f"{b['from_db']:g}-{b['to_db']:g}" for b in bins]
+            axis.set_xticks(range(len(bins)), labels)
+            axis.set(xlabel="distance of clip and noise, dB", ylabel=f"{TITLES[metric]}, gain over none")
     return buffer.getvalue()
 
 

@@ -39,10 +39,12 @@ def sections(found: dict[str, Any]) -> list[Section]:
         is_it_read(found["probes"]),
         embedding(found["probes"]),
         by_seen(found["seen"]),
+        by_snr(found["snr"]),
         ladder(found["ladder"], found["ref_seconds"]),
         harm(found["ladder"]),
         doses(dose["ref_seconds"], "ref_seconds", "Length of the clip, the same files throughout", " s", "length"),
         doses(dose["leak_db"], "leak_db", "Speech in the clip, over its noise", " dB", "leak"),
+        by_distance(found["by_distance"]),
         ablations(found["ablations"]),
         peers(found["peers"]),
         rests_on(found),
@@ -143,6 +145,12 @@ def by_seen(entries: list[dict[str, Any]]) -> Section:
     )
 
 
+def by_snr(entries: list[dict[str, Any]]) -> Section:
+    """The right clip's gain at each level."""
+    rows = [(f"{e['snr_db']:g} dB", [*three(e["over_none"]), counts(e["over_none"]["estoi"])]) for e in entries]
+    return Section("By SNR: disjoint minus none", [*TITLES.values(), "files, clusters"], rows)
+
+
 def ladder(entries: list[dict[str, Any]], ref_seconds: float) -> Section:
     """Every rung over none and over the baseline."""
     rows = []
@@ -172,6 +180,19 @@ def doses(entries: list[dict[str, Any]], name: str, title: str, unit: str, pictu
         label = "no speech" if e[name] is None else f"{e[name]:g}{unit}"
         rows.append((label, [*three(e["metrics"]), counts(e["metrics"]["estoi"])]))
     return Section(f"{title}: gain over none", [*TITLES.values(), "files, clusters"], rows, picture=picture)
+
+
+def by_distance(entries: list[dict[str, Any]]) -> Section:
+    """Gain over none by how far a clip's spectrum lies from the mixture's noise, of one training."""
+    rows = []
+    for e in entries:
+        for piece in e["bins"]:
+            upper = "and more" if piece["to_db"] is None else f"to {piece['to_db']:g} dB"
+            gain = with_interval(piece["gain"], DIGITS[e["metric"]])
+            cells = [gain, str(piece["gain"]["files"]), plain(e["rank_correlation"], 2)]
+            rows.append((f"{TITLES[e['metric']]}: {piece['from_db']:g} {upper}", cells))
+    title = "Gain over none by the distance of clip and noise (log-Mel, level removed; all recorded clips)"
+    return Section(title, ["gain", "clips", "rank correlation"], rows, picture="distance")
 
 
 def ablations(entries: list[dict[str, Any]]) -> Section:

@@ -1,0 +1,100 @@
+"""Differences between arms, paired twice: by training seed and by file. Pure functions on rows.
+
+An arm's rows are `{seed: {(mode, ref_seconds, nfe): files}}`, files as in `evaluation.tables`: a training seed is one
+model. A contrast averages the differences of a file over the seeds, then the mean over files gets its interval by
+environment and speaker. That interval speaks of these trainings; how far the seeds lie apart stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nrmodel.evaluation.statistics import interval, two_way_bootstrap
+from nrmodel.evaluation.tables import HARM_DB, Files, Row, as_dict, by_setting, clusters, finite, harm_rate
+
+Setting = tuple[str, float, int]  # mode, ref_seconds, nfe
+ArmRows = dict[int, dict[Setting, Files]]  # training seed -> setting -> files
+BySeed = dict[int, Files]
+Keep = Callable[[Row], bool]
+
+PRIMARY = "estoi"
+
+
+def settings_of(rows: Sequence[Row], system: str) -> dict[Setting, Files]:
+    """The files of one system by (mode, ref_seconds, nfe); a row that stands in two evaluations counts once."""
+    identity = ("key", "mode", "ref_seconds", "nfe", "seed")
+    once = {tuple(row[name] for name in identity): row for row in rows if row["system"] == system}
+    return {setting[1:]: files for setting, files in by_setting(list(once.values())).items()}
+
+
+def select(arm: ArmRows, mode: str, ref_seconds: float, nfe: int) -> BySeed:
+    """The files of one setting by seed; seeds without it are left out."""
+    setting = (mode, 0.0 if mode == "none" else ref_seconds, nfe)
+    return {seed: settings[setting] for seed, settings in arm.items() if setting in settings}
+
+
+def differences(left: BySeed, right: BySeed, metric: str, keep: Keep | None) -> tuple[np.ndarray, list[Row], list[int]]:
+    """`left` minus `right` (files, seeds), the rows of these files, the seeds that both have. A file without a number
+    in any of the seeds is left out."""
+    seeds = sorted(left.keys() & right.keys())
+    facts: dict[str, Row] = {}
+    values: dict[str, list[float]] = {}
+    for seed in seeds:
+        for key, row in left[seed].items():
+            other = right[seed].get(key)
+            if other is None or row[metric] is None or other[metric] is None or (keep is not None and not keep(row)):
+                continue
+            facts[key] = row
+            values.setdefault(key, []).append(row[metric] - other[metric])
+    whole = [key for key, found in values.items() if len(found) == len(seeds)]
+    return np.array([values[k] for k in whole]).reshape(len(whole), len(seeds)), [facts[k] for k in whole], seeds
+
+
+def contrast(left: BySeed, right: BySeed, metric: str = PRIMARY, keep: Keep | None = None) -> dict[str, Any]:
+    """`left` minus `right`, paired by seed and file: an interval as plain data, and `seeds`, `each` seed's mean, their
+    deviation `seed_sd` (None for one seed)."""
+    table, rows, seeds = differences(left, right, metric, keep)
+    found = as_dict(interval(table.mean(axis=1) if rows else np.zeros(0), *clusters(rows)))
+    means = table.mean(axis=0) if rows else np.zeros(0)
+    spread = finite(float(means.std(ddof=1))) if len(means) > 1 else None
+    return found | {"seeds": seeds, "each": [finite(float(mean)) for mean in means], "seed_sd": spread}
+
+
+def bootstrap(left: BySeed, right: BySeed, keep: Keep) -> list[float] | None:
+    """The two-way bootstrap of the same mean, as a check of its interval."""
+    table, rows, _ = differences(left, right, PRIMARY, keep)
+    if len(rows) < 2:
+        return None
+    return [round(x, 5) for x in two_way_bootstrap(table.mean(axis=1), *clusters(rows), np.random.default_rng(0))]
+
+
+def harm(files: BySeed, other: BySeed) -> dict[str, Any]:
+    """Share of files that lose more than `HARM_DB` of SI-SDR, mean over seeds and each seed's."""
+    seeds = sorted(files.keys() & other.keys())
+    pairs = [harm_rate(files[seed], other[seed]) for seed in seeds]
+    rates = [rate for rate, _ in pairs if rate is not None]
+    return {"rate": finite(float(np.mean(rates))) if rates else None, "each": [finite(rate) for rate in rates],
+            "files": max((n for _, n in pairs), default=0), "over_db": HARM_DB}  # fmt: skip
+
+
+def keys_with_whole_clip(arm: ArmRows, mode: str, nfe: int) -> set[str]:
+    """The files whose clip at the longest length has that length: those that can be compared at every length."""
+    settings = {setting for per_seed in arm.values() for setting in per_seed}
+    lengths = {seconds for m, seconds, n in settings if (m, n) == (mode, nfe)}
+    if not lengths:
+        return set()
+    rows = [r for files in select(arm, mode, max(lengths), nfe).values() for r in files.values()]
+    spans = {row["key"]: row["ref_span"][1] - row["ref_span"][0] for row in rows}
+    return {key for key, span in spans.items() if span == max(spans.values())}
+
+
+def of_split(arm: ArmRows, split: str) -> ArmRows:
+    """An arm's rows on one split."""
+    prefix = f"{split}-"
+    return {
+        seed: {s: {k: r for k, r in files.items() if k.startswith(prefix)} for s, files in settings.items()}
+        for seed, settings in arm.items()
+    }
