@@ -52,10 +52,10 @@ def row(number: int, system: str, mode: str, ref_seconds: float, gain: float, nf
     return fields | changes
 
 
-def make_experiment(folder: Path, files: int = 144, hostile: str = "") -> Path:
+def make_experiment(folder: Path, files: int = 144, hostile: str = "", baseline: bool = True) -> Path:
     """Plan, cells, rows, probes and sounds in `folder`; `hostile` stands in a name from the data."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.toml").write_text(PLAN)
+    (folder / "plan.toml").write_text(PLAN if baseline else f"baseline = false\n{PLAN}")
     plan = read_plan(folder / "plan.toml", folder)
     digests = {}
     for number, cell in enumerate(plan.cells):

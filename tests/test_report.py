@@ -137,6 +137,15 @@ def test_sections_without_anything_to_say_are_left_out(made):
     assert any("Verdicts" in t for t in titles) and len(titles) < len(sections(found))
 
 
+def test_without_a_baseline_nothing_is_said_of_it(tmp_path):
+    folder = make_experiment(tmp_path / "alone", files=96, baseline=False)
+    found = write_report(read_plan(folder / "plan.toml", folder), folder)
+    text = (folder / "report.md").read_text()
+    assert "over baseline" not in text and "null's handicap" not in text
+    assert found["primary"]["sentence"].startswith("Within one network")
+    assert [e["verdict"] for e in found["criteria"][:3]] == ["undecided"] * 3
+
+
 def test_the_numbers_of_each_training_stand_beside_their_mean(made):
     folder, found = made
     assert re.search(r"trainings \+0\.03\d, \+0\.03\d \(SD 0\.00\d\)", (folder / "report.md").read_text())

@@ -117,6 +117,12 @@ def test_the_smaller_gain_is_quoted_when_both_are_shown():
     assert low < found["over_none"]["mean"] < high
 
 
+def test_a_gain_that_is_shown_but_small_is_called_small():
+    small = primary(by_seed(0.106), by_seed(0.1), by_seed(0.1), 1.0)
+    assert small["shown"] and "under the 0.01 that would matter" in small["sentence"]
+    assert "would matter" not in primary(by_seed(0.13), by_seed(0.10), by_seed(0.10), 1.0)["sentence"]
+
+
 def test_a_poor_null_makes_no_claim():
     """The right clip beats its own null, but not the network that was trained without references."""
     found = primary(by_seed(0.10), by_seed(0.05), by_seed(0.11), 1.0)
@@ -191,7 +197,7 @@ def test_a_halving_that_loses_too_much_is_not_graceful():
 def test_a_catastrophe_is_not_met_and_missing_lengths_are_undecided():
     found = criteria(arm(GAINS | {("mismatch", 1.0): 0.05}), by_seed(0.10), 1.0, 1)
     assert found[2]["verdict"] == NOT_MET
-    assert found[3]["verdict"] == UNDECIDED and found[3]["why"] == "no files with both sides"
+    assert found[3]["verdict"] == UNDECIDED and found[3]["why"] == "there are no files with both sides"
 
 
 # Doses, harm, ablations ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,9 +61,8 @@ def declared(found: dict[str, Any]) -> Section:
         "over_baseline": "disjoint minus the baseline",
         "null_handicap": "the null's handicap: none minus the baseline",
     }
-    lines = [
-        f"{title}: {with_interval(e[name], 3)}, {counts(e[name])}{by_seed(e[name])}" for name, title in names.items()
-    ]
+    told = [(title, e[name]) for name, title in names.items() if e[name]["files"]]
+    lines = [f"{title}: {with_interval(gain, 3)}, {counts(gain)}{by_seed(gain)}" for title, gain in told]
     if e["bootstrap"] and e["over_none"]["conclusive"]:
         low, high = e["bootstrap"]
         lines.append(f"the first by two-way bootstrap, as a check: [{low:.3f}, {high:.3f}]")
@@ -140,9 +140,15 @@ def by_seen(entries: list[dict[str, Any]]) -> Section:
     for e in entries:
         gains = [with_interval(e[name], 3) for name in ("over_none", "over_baseline")]
         rows.append((SEEN[e["seen"]], [*gains, counts(e["over_none"])]))
-    return Section(
-        "By what training saw: ESTOI of disjoint, all levels", ["minus none", "minus the baseline", "files"], rows
-    )
+    title = "By what training saw: ESTOI of disjoint, all levels"
+    return without_empty(Section(title, ["minus none", "minus the baseline", "files"], rows))
+
+
+def without_empty(section: Section) -> Section:
+    """Columns that have something to say in at least one row."""
+    kept = [k for k in range(len(section.columns)) if any(cells[k] != "–" for _, cells in section.rows)]
+    rows = [(name, [cells[k] for k in kept]) for name, cells in section.rows]
+    return dataclasses.replace(section, columns=[section.columns[k] for k in kept], rows=rows)
 
 
 def by_snr(entries: list[dict[str, Any]]) -> Section:
@@ -155,12 +161,14 @@ def ladder(entries: list[dict[str, Any]], ref_seconds: float) -> Section:
     """Every rung over none and over the baseline."""
     rows = []
     for e in entries:
-        holm = e["over_none"].get("estoi", {}).get("p_holm")
-        files = str(e["over_baseline"]["estoi"]["files"])
-        rows.append((e["mode"], [files, *three(e["over_none"]), *three(e["over_baseline"]), plain(holm, 3)]))
+        adjusted = e["over_none"].get("estoi", {}).get("p_holm")
+        holm = "<0.001" if adjusted is not None and adjusted < 0.001 else plain(adjusted, 3)
+        files = str(e["over_noisy"]["estoi"]["files"])
+        rows.append((e["mode"], [files, *three(e["over_none"]), *three(e["over_baseline"]), holm]))
     columns = [f"{TITLES[m]} over {other}" for other in ("none", "baseline") for m in METRICS]
     title = f"The ladder of references, {ref_seconds:g} s (exploratory)"
-    return Section(title, ["files", *columns, "p of ESTOI over none, Holm"], rows, picture="ladder")
+    columns = ["files", *columns, "p of ESTOI over none, Holm"]
+    return without_empty(Section(title, columns, rows, picture="ladder"))
 
 
 def harm(entries: list[dict[str, Any]]) -> Section:

@@ -75,9 +75,10 @@ def sentence(gains: dict[str, dict], quoted: str, shown: bool, conclusive: bool,
             f"No gain from a reference is shown: a {ref_seconds:g} s clip of the same place at another time changed "
             f"intelligibility at -5 and 0 dB by {numbers} ({basis}); both lower bounds would have to lie above 0."
         )
+    small = f", which is under the {MARGINS[PRIMARY]:g} that would matter" if gain["mean"] < MARGINS[PRIMARY] else ""
     return (
         f"A {ref_seconds:g} s clip of the noise, recorded in the same place at another time, raised intelligibility at "
-        f"-5 and 0 dB by {numbers} ({basis})."
+        f"-5 and 0 dB by {numbers} ({basis}){small}."
     )
 
 
@@ -157,7 +158,7 @@ def criterion(number: int, title: str, what: str, metrics: dict[str, dict[str, A
     why = ""
     if chosen["verdict"] == UNDECIDED:
         if not chosen["files"]:
-            why = "no files with both sides"
+            why = "there are no files with both sides"
         elif not chosen["conclusive"]:
             why = TOO_SHORT
         else:
