@@ -33,7 +33,7 @@ from nrdata.shard import ShardWriter
 from nrdata.triplet import mix
 from nrmodel.spectrogram import Spectrogram
 
-RATE, SAMPLES, BATCH, ROUNDS = 16000, 96, 16, 5
+RATE, SAMPLES, BATCH, ROUNDS = 16000, 96, 16, 12
 CROP, REF_SECONDS = 2 * RATE, 1.0
 
 
