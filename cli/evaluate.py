@@ -23,7 +23,7 @@ def numbers(kind, value: str, option: str) -> list:
 @click.option(
     "--checkpoint", type=FOLDER, help="Run folder or .safetensors. Default: the shipped model, or the only run."
 )
-@click.option("--shards", type=FOLDER, multiple=True, help="Data set; several: one data set. Default: the only one.")
+@click.option("--shards", multiple=True, help="Data set; several: one data set. Default: the only one.")
 @click.option("--split", default="test", show_default=True, help="Split of the data set.")
 @click.option(
     "--modes",

@@ -39,7 +39,7 @@ _OPTIONS = [
 @click.option(
     "--shards",
     multiple=True,
-    help="Folder of shards; several times: one data set.",
+    help="Folder of shards, or its address (https://, s3://); several times: one data set.",
 )
 @click.option("--out", help="Run folder. Default: runs/<data set>-<ref mode>.")
 @click.option("--remix", is_flag=True, default=None, help="Make mixtures anew each epoch, with invented environments.")

@@ -226,6 +226,8 @@ def _parse(data: Any) -> Manifest:
     manifest = _checked(Manifest(**{**data, "splits": splits}))
     if not splits or not all(split.shards for split in splits.values()) or manifest.sample_rate <= 0:
         raise ValueError("it names no shards, or no sample rate")
+    if "/" in manifest.name:  # results are named after it
+        raise ValueError(f"{manifest.name!r} is no name")
     return manifest
 
 

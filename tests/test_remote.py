@@ -276,6 +276,23 @@ def test_commands_take_addresses(server, capsys, tiny_dataset):
     assert there | {"folder": ""} == json.loads(capsys.readouterr().out) | {"folder": ""}
 
 
+def test_evaluate_takes_addresses(server, tmp_path, monkeypatch, capsys):
+    from stand_ins import tiny_checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    model = str(tiny_checkpoint(tmp_path))
+    command = ["evaluate", "--checkpoint", model, "--modes", "none", "--limit", "1", "--workers", "1", "--out", "out"]
+    assert run([*command, "--shards", f"{server.url}/tiny"]) == 0
+    assert server.asked["tiny/test-000000.tar"] == 1 and (tmp_path / "out" / "table.md").exists()
+
+
+def test_a_name_from_elsewhere_is_no_path(server):
+    path = server.root / "tiny" / "manifest.json"
+    path.write_text(path.read_text().replace('"name": "tiny"', '"name": "x/../../tiny"'))
+    with pytest.raises(UserError, match="is no name"):
+        nrdata.open(f"{server.url}/tiny")
+
+
 def test_without_the_extra_s3_says_so(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run(["inspect", "s3://bucket/tiny"]) == 2
