@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from nrdata.errors import UserError
+from nrdata.errors import Failure, UserError
 
 # name -> (module, one line for --help). The module is imported only when its command runs.
 COMMANDS = {
@@ -119,6 +119,10 @@ def _mapped(argv: list[str]) -> int:
         if debug:
             raise
         return _say(2, str(e))
+    except Failure as e:
+        if debug:
+            raise
+        return _say(1, str(e))
     except OSError as e:
         if debug:
             raise

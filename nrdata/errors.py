@@ -10,3 +10,7 @@ class UserError(Exception):
     def __init__(self, message: str, kind: str = ""):
         super().__init__(message)
         self.kind = kind
+
+
+class Failure(RuntimeError):
+    """One sentence about what went wrong though nothing the user gave was wrong (a worker died): exit 1."""

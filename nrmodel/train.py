@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import nrdata
-from nrdata.errors import UserError
+from nrdata.errors import Failure, UserError
 from nrdata.sampling import loader
 from nrdata.sampling.stream import Stream
 from nrmodel import checkpoint, distributed
@@ -184,7 +184,7 @@ class Trainer:
         self.folder.note({"step": self.step, "skipped": "non-finite loss or gradient", "keys": keys})
         self.folder.say(f"step {self.step}: non-finite loss or gradient, batch skipped ({', '.join(keys)})")
         if self.bad_in_a_row >= 10:
-            raise RuntimeError(f"ten batches in a row were not finite, last {', '.join(keys)}: lower --learning-rate")
+            raise Failure(f"ten batches in a row were not finite, last {', '.join(keys)}: lower --learning-rate")
 
     def _rate(self, step: int) -> float:
         """Constant after a warm-up, linear to zero over the last part."""

@@ -15,7 +15,7 @@ import torch
 import nrdata
 import nrmodel
 from cli.main import run
-from nrdata.errors import UserError
+from nrdata.errors import Failure, UserError
 from nrmodel import checkpoint, train
 from nrmodel.network import presets
 from nrmodel.network.compact import CompactConfig
@@ -180,7 +180,7 @@ def test_a_non_finite_batch_leaves_weights_and_ema_alone(tiny_dataset, tmp_path,
     assert json.loads(skipped[0])["keys"] == calls[1]
 
 
-def test_ten_bad_batches_in_a_row_end_the_run(tiny_dataset, tmp_path, monkeypatch):
+def test_ten_bad_batches_in_a_row_end_the_run(tiny_dataset, tmp_path, monkeypatch, capsys):
     original = train.batch_loss
 
     def poisoned(model, batch, *rest, **more):
@@ -188,8 +188,11 @@ def test_ten_bad_batches_in_a_row_end_the_run(tiny_dataset, tmp_path, monkeypatc
         return original(model, batch, *rest, **more)
 
     monkeypatch.setattr(train, "batch_loss", poisoned)
-    with pytest.raises(RuntimeError, match="ten batches in a row"):
+    with pytest.raises(Failure, match="ten batches in a row"):
         train.train(config(tiny_dataset, tmp_path / "run", max_steps=20))
+    argv = f"train --shards {tiny_dataset} --out {tmp_path / 'other'} --batch-size 4 --crop-frames 32 --threads 1"
+    assert run(argv.split()) == 1
+    assert "nr: ten batches in a row" in capsys.readouterr().err
 
 
 def test_init_from_starts_a_new_ema_and_conditioning_as_the_identity(tiny_dataset, tmp_path, capsys):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from nrdata.errors import UserError
+from nrdata.errors import Failure, UserError
 from nrdata.sampling.stream import Batch, Stream
 
 Position = tuple[int, int]
@@ -25,7 +25,7 @@ POLL_S = 5.0  # a dead worker is noticed within this
 REMEDY = "try --loader-workers 0"
 
 
-class LoaderError(RuntimeError):
+class LoaderError(Failure):
     """A worker died or no batch came; one sentence. Nothing the user gave was wrong: exit code 1."""
 
 
