@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,18 +100,20 @@ class Cache:
             files.fsync_folder(self.folder)
 
     def _make_room(self, size: int) -> None:
-        """Remove what was used longest ago and is not in use until `size` more bytes fit, or nothing is left."""
+        """Remove what was used longest ago and is not in use until `size` more bytes fit, within the limit and on the
+        disk, or nothing is left."""
         entries = []
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process makes room too
                 if path.suffix != ".json":
                     entries.append((path.stat().st_atime_ns, path.stat().st_size, path))
-        total = sum(entry[1] for entry in entries) + size
+        held = sum(entry[1] for entry in entries)
+        excess = size - min(self.limit_bytes - held, shutil.disk_usage(self.folder).free)
         for _, entry_size, path in sorted(entries):
-            if total <= self.limit_bytes:
+            if excess <= 0:
                 return
             if _remove(path):
-                total -= entry_size
+                excess -= entry_size
 
 
 def _remove(path: Path) -> bool:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import names
@@ -121,6 +122,14 @@ def test_room_is_made_by_last_use(store):
     read(store, sources[0])  # a use is noted: its turn is over
     read(store, sources[3])
     assert names(store.folder) == sorted(sha(s.data) for s in (sources[0], sources[3]))
+
+
+def test_room_is_made_on_a_full_disk(store, monkeypatch):
+    old, new = Source(b"n" * 100), Source(b"o" * 100)
+    read(store, old)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=50))
+    read(store, new)
+    assert names(store.folder) == [sha(new.data)]
 
 
 def test_an_entry_in_use_stays(store):
