@@ -133,8 +133,8 @@ def _decode(sound: sf.SoundFile, info: AudioInfo, path: Path, count: int | None,
 
 
 def _nan_check(x: np.ndarray, path: Path, rate: int, first: int = 0) -> None:
-    bad = ~np.isfinite(x).all(axis=1)
-    if bad.any():
+    if not np.isfinite(x).all():
+        bad = ~np.isfinite(x).all(axis=1)
         at = (first + int(np.argmax(bad))) / rate
         raise UserError(
             f"{path} has {int(bad.sum())} non-finite samples (NaN or infinite), first at {at:.2f} s", kind="not_finite"
@@ -164,7 +164,8 @@ def read(path: Path | str, start: int = 0, stop: int | None = None) -> tuple[np.
                     sound.seek(start)
                 except (sf.LibsndfileError, RuntimeError) as e:
                     raise UserError(f"{path} is damaged or cut short before {start / rate:.2f} s", "truncated") from e
-            x = np.concatenate([*_decode(sound, info, path, end - start, BLOCK)] or [np.zeros((0, info.channels))])
+            pieces = [*_decode(sound, info, path, end - start, BLOCK)] or [np.zeros((0, info.channels))]
+            x = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
         x = x.astype(np.float32, copy=False)
         _nan_check(x, path, rate, start)
         return x, rate
@@ -195,8 +196,10 @@ def to_mono(x: np.ndarray) -> np.ndarray:
     """
     if x.ndim == 1:
         return x.astype(np.float32, copy=False)
+    if x.shape[1] == 1:
+        return x[:, 0].astype(np.float32)
     mono = x.mean(axis=1, dtype=np.float64).astype(np.float32)
-    if x.shape[1] > 1 and x.size:
+    if x.size:
         level, mean_level = rms_dbfs(x.ravel()), rms_dbfs(mono)
         if level > -120 and mean_level < level - 30:
             warnings.warn("the channels cancel (opposite phase): the first one is taken", ChannelsCancel, stacklevel=2)

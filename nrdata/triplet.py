@@ -51,8 +51,15 @@ class Mixture:
 
 def energy_snr_db(clean: np.ndarray, noise: np.ndarray) -> float:
     """10 log10(sum clean^2 / sum noise^2), in float64; +-inf where one is silent."""
-    clean, noise = clean.astype(np.float64), noise.astype(np.float64)
-    signal, disturbance = float(np.sum(clean**2)), float(np.sum(noise**2))  # np.dot's bits depend on the core count
+    return _ratio_db(_energy(clean), _energy(noise))
+
+
+def _energy(x: np.ndarray) -> float:
+    x = x.astype(np.float64, copy=False)
+    return float(np.sum(x * x))  # np.dot would be faster, but its bits depend on the core count
+
+
+def _ratio_db(signal: float, disturbance: float) -> float:
     if signal == 0 or disturbance == 0:
         return float("inf") if signal > 0 else float("-inf")
     return 10 * float(np.log10(signal / disturbance))
@@ -70,21 +77,22 @@ def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float | None, ref: np.ndar
     if len(clean) == 0 or (ref is not None and len(ref) == 0):
         raise UserError("there are no samples", kind="empty")
     parts = [clean.astype(np.float64), noise.astype(np.float64), None if ref is None else ref.astype(np.float64)]
-    for name, x in zip(("clean", "noise", "ref"), parts, strict=True):
-        if x is not None and not np.isfinite(x).all():
+    energies = [1.0 if x is None else _energy(x) for x in parts]
+    for name, energy in zip(("clean", "noise", "ref"), energies, strict=True):
+        if not np.isfinite(energy):  # one sample that is not finite makes the sum so
             raise UserError(f"the {name} sound has NaN or infinite samples", kind="not_finite")
-        if x is not None and not x.any():
+        if energy == 0:
             raise UserError(f"the {name} sound is silent", kind=f"silent_{name}")
     c, n, r = parts
     assert c is not None and n is not None
     if snr_db is not None:
-        noise_gain = 10 ** ((energy_snr_db(c, n) - snr_db) / 20)
+        noise_gain = 10 ** ((_ratio_db(energies[0], energies[1]) - snr_db) / 20)
         n = n * noise_gain
         r = None if r is None else r * noise_gain
     gain, quantised = 1.0, _quantise((c, n, r), 1.0)
     if max(_peak(x) for x in quantised) > CEILING:
         # The sum of quantised parts differs from the quantised sum by at most a step: leave one.
-        gain = (CEILING - 1) / (FULL_SCALE * max(float(np.max(np.abs(x))) for x in (c, n, c + n, r) if x is not None))
+        gain = (CEILING - 1) / (FULL_SCALE * max(_peak(x) for x in (c, n, c + n, r)))
         quantised = _quantise((c, n, r), gain)
     clean16, noise16, noisy16, ref16 = (None if x is None else x.astype(np.int16) for x in quantised)
     assert clean16 is not None and noise16 is not None and noisy16 is not None
@@ -96,13 +104,14 @@ def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float | None, ref: np.ndar
 
 def _quantise(parts: tuple[np.ndarray, np.ndarray, np.ndarray | None], gain: float) -> list[np.ndarray | None]:
     """clean, noise, clean + noise, ref as whole numbers (still float64, so that nothing wraps)."""
-    clean, noise, ref = (None if x is None else np.rint(x * (gain * FULL_SCALE)) for x in parts)
+    scaled = [None if x is None else x * (gain * FULL_SCALE) for x in parts]
+    clean, noise, ref = (None if x is None else np.rint(x, out=x) for x in scaled)
     assert clean is not None and noise is not None
     return [clean, noise, clean + noise, ref]
 
 
 def _peak(x: np.ndarray | None) -> float:
-    return 0.0 if x is None else float(np.max(np.abs(x)))
+    return 0.0 if x is None else max(float(x.max()), -float(x.min()))
 
 
 def check_mixture(mixture: Mixture) -> str:

@@ -13,7 +13,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -84,13 +84,16 @@ def mono(x: np.ndarray, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Folder:
-    """Files below a folder."""
+    """Files below a folder. A header is read once: a noise file is asked for its mixture part, then for its reserve."""
 
     root: Path
+    extents: dict[str, tuple[int | None, int]] = field(default_factory=dict, compare=False, repr=False)
 
     def extent(self, name: str) -> tuple[int | None, int]:
-        info = audio.probe(self.root / name)
-        return info.frames, info.sample_rate
+        if name not in self.extents:
+            info = audio.probe(self.root / name)
+            self.extents[name] = info.frames, info.sample_rate
+        return self.extents[name]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
         return audio.read(self.root / name, start, stop)
