@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
 import warnings
@@ -38,6 +40,10 @@ class Terminated(BaseException):
     """SIGTERM, raised so that every `finally` and context manager runs."""
 
 
+class BrokenPipe(BaseException):
+    """A `BrokenPipeError`: of stdout, or of another process."""
+
+
 class Commands(click.Group):
     """Imports a command's module on first use, so that `nr --help` stays fast."""
 
@@ -54,6 +60,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:  # click would print an empty line and make it an Abort
             raise Interrupted from None
+        except BrokenPipeError as e:  # click would make it an exit, whatever pipe it was
+            raise BrokenPipe from e
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -112,9 +120,18 @@ def _mapped(argv: list[str]) -> int:
         return _say(130, "interrupted")
     except Terminated:
         return _say(143, "terminated")
-    except (BrokenPipeError, SystemExit):  # the reader has seen enough; click makes an exit of a closed pipe
-        _close_stdout()
-        return 0
+    except (BrokenPipe, BrokenPipeError) as e:
+        if _nobody_reads():
+            _close_stdout()
+            return 0
+        if debug:
+            raise e.__cause__ or e from None
+        return _say(1, "a process that was being written to has ended (NR_DEBUG=1 shows where)")
+    except SystemExit as e:
+        if e.code == 1 and _nobody_reads():  # click's exit where its own help met a closed pipe
+            _close_stdout()
+            return 0
+        return e.code if isinstance(e.code, int) else 0 if e.code is None else _say(1, str(e.code))
     except UserError as e:
         if debug:
             raise
@@ -134,8 +151,19 @@ def _mapped(argv: list[str]) -> int:
 
 
 def _say(code: int, message: str) -> int:
-    click.echo(f"nr: {printable(message)}", err=True)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads errors: the code says it
+        click.echo(f"nr: {printable(message)}", err=True)
     return code
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader has gone."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except OSError:  # a stream without a descriptor
+        return False
 
 
 def _close_stdout() -> None:

@@ -73,7 +73,9 @@ def test_no_command_is_exit_2_and_unknown_ones_are_named(capsys):
         (OSError(28, "No space left on device", "out.wav"), 2, "nr: No space left on device (out.wav)\n"),
         (click.UsageError("two\nlines"), 2, "nr: two\\x0alines\n"),
         (ZeroDivisionError("oops"), 1, "nr: internal error, ZeroDivisionError: oops (NR_DEBUG=1 shows where)\n"),
-        (BrokenPipeError(), 0, ""),
+        (BrokenPipeError(32, "x"), 1, "nr: a process that was being written to has ended (NR_DEBUG=1 shows where)\n"),
+        (SystemExit(3), 3, ""),
+        (SystemExit("no"), 1, "nr: no\n"),
     ],
 )
 def test_errors_become_one_line_and_an_exit_code(command, capfd, error, code, said):
@@ -116,6 +118,20 @@ def test_warnings_are_one_line(command, capsys):
     command(lambda: warnings.warn("the channels\x1b[2J cancel", UserWarning, stacklevel=1))
     assert run(["probe"]) == 0
     assert capsys.readouterr().err == "nr: warning: the channels\\x1b[2J cancel\n"
+
+
+def test_a_closed_pipe_is_quiet_while_a_command_prints(tmp_path):
+    (tmp_path / "probe.py").write_text(
+        "import click, sys\nfrom cli import main\n"
+        "def probe():\n    for _ in range(9999):\n        click.echo('x' * 99)\n"
+        "main.Commands.get_command = lambda *a: click.Command('probe', callback=probe)\n"
+        "sys.exit(main.run(['probe']))\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, tmp_path / "probe.py"], env=ENV, stdout=write, stderr=-1, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_closed_pipe_is_quiet_and_a_full_output_is_told():

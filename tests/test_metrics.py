@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -189,6 +190,17 @@ def test_a_killed_worker_costs_its_file_only(monkeypatch):
         worker.join()
         assert "pesq_wb" in finished(pool, [("last", CLEAN, NOISY)])["last"].values
     assert not multiprocessing.active_children()
+
+
+def test_a_worker_killed_while_it_is_handed_a_pair_costs_nothing():
+    x = noise(60.0)  # more than a pipe holds
+    with ScoringPool(1) as pool:
+        pid = pool._workers[0].process.pid
+        os.kill(pid, signal.SIGSTOP)  # it reads no more, so that `send` waits
+        threading.Timer(0.5, os.kill, (pid, signal.SIGKILL)).start()
+        list(pool.submit("a", x, x[: len(x) // 2], RATE))
+        assert pool._workers[0].process.pid != pid
+        assert pool._workers[0].tag == "a"
 
 
 def test_what_was_told_before_the_crash_is_kept():

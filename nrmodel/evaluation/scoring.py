@@ -55,11 +55,15 @@ class ScoringPool:
         while all(w.scores is not None for w in self._workers):
             yield from self._finished(timeout=None)
         slot = next(i for i, w in enumerate(self._workers) if w.scores is None)
-        if not self._workers[slot].process.is_alive():  # killed while it had nothing to do
-            self._replace(slot)
-        worker = self._workers[slot]
-        worker.tag, worker.scores = tag, Scores()
-        worker.pipe.send((clean, estimate, sample_rate, alignment))
+        for _ in range(2):
+            try:
+                self._workers[slot].pipe.send((clean, estimate, sample_rate, alignment))
+            except OSError:  # killed while it had nothing to do, or while it read
+                self._replace(slot)
+                continue
+            self._workers[slot].tag, self._workers[slot].scores = tag, Scores()
+            return
+        yield tag, _crashed(Scores())
 
     def drain(self) -> Iterator[tuple[Any, Scores]]:
         while any(w.scores is not None for w in self._workers):
