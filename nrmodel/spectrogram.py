@@ -20,8 +20,9 @@ _TINY = 1e-12  # inside |X|^2: keeps the gradient at silence finite, far below f
 
 @lru_cache(maxsize=16)
 def _window(name: str, n_fft: int, device: torch.device) -> Tensor:
-    window = torch.hann_window(n_fft, periodic=True, device=device)
-    return window.sqrt() if name == "sqrthann" else window
+    with torch.inference_mode(False):  # it is kept: made while enhancing, it must serve training too
+        window = torch.hann_window(n_fft, periodic=True, device=device)
+        return window.sqrt() if name == "sqrthann" else window
 
 
 @dataclass(frozen=True)

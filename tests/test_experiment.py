@@ -227,6 +227,17 @@ def test_a_network_that_ignores_its_clip_shows_no_difference(tiny_dataset):
     json.dumps(found, allow_nan=False)
 
 
+def test_training_works_after_an_enhancement_in_the_same_process(tiny_dataset, tmp_path):
+    """What is kept between calls must not be of the kind that inference makes: no gradient passes it."""
+    from nrmodel.spectrogram import _window
+    from nrmodel.train import train
+
+    _window.cache_clear()
+    model = nrmodel.model.Model(presets.preset("nano"))
+    model.enhance(np.ones(8000, np.float32) * 0.1, 16000, model.embed(np.ones(8000, np.float32), 16000))
+    train(config(shards=(str(tiny_dataset),), out=str(tmp_path / "run"), max_steps=1, validate_every=9))
+
+
 def test_files_to_listen_to_are_not_the_best_ones():
     none = {f"k{i}": {"key": f"k{i}", "estoi": 0.5} for i in range(9)}
     right = {f"k{i}": {"key": f"k{i}", "estoi": 0.5 + 0.01 * i} for i in range(9)}
