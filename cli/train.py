@@ -56,7 +56,7 @@ def command(shards, out, config_file, dry_run, **given):
     from pathlib import Path
 
     from nrmodel.run_folder import to_toml
-    from nrmodel.train import Interrupted, train
+    from nrmodel.train import Interrupted, resolve, train
     from nrmodel.train_config import TrainConfig, read_config
 
     values = read_config(Path(config_file)) if config_file else {}
@@ -75,9 +75,7 @@ def command(shards, out, config_file, dry_run, **given):
     config = TrainConfig(**values)
     click.echo(f"data {', '.join(config.shards)}; run {config.out}; references {config.ref_mode}", err=True)
     if dry_run:
-        from dataclasses import asdict
-
-        click.echo(to_toml(asdict(config)), nl=False)
+        click.echo(to_toml(resolve(config)), nl=False)
         return 0
     try:
         folder = train(config)

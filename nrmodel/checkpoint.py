@@ -98,18 +98,9 @@ def load_into(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -
 
 
 STATE_ENTRIES = (
-    "step",
-    "position",
-    "model",
-    "ema",
-    "ema_updates",
-    "optimizer",
-    "rng",
-    "best",
-    "config",
-    "fingerprint",
-    "precision",
-)
+    "step", "position", "model", "ema", "ema_updates", "optimizer", "rng", "best", "config", "fingerprint", "machine",
+    "own_from",
+)  # fmt: skip
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

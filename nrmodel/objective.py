@@ -191,7 +191,7 @@ def loss(
         error = _abs2(estimates["x0"] - x0) / (bins * frames)
         length = (frames - 1) * spectrogram.hop
         wave = spectrogram.inverse(estimates["x0"], length) - spectrogram.inverse(x0, length)
-        in_time = 0.5 * (wave.abs() / length).sum(-1).mean()
+        in_time = 0.5 * (wave.abs() * _heard(length, samples, x0.device) / length).sum(-1).mean()
         in_bins = 0.5 * (error * valid).sum((1, 2, 3)).mean()
         return in_bins + objective.l1_weight * in_time, {"bins": in_bins, "wave": in_time}
     value = 0.5 * (error * valid).sum((1, 2, 3)).mean()
@@ -221,15 +221,19 @@ def _compact_loss(
     magnitude = (weight * (_magnitude(estimate) - _magnitude(x0)) ** 2).sum() / elements
     length = (x0.shape[-1] - 1) * spectrogram.hop
     wave, target = spectrogram.inverse(estimate, length), spectrogram.inverse(x0, length)
-    if samples is None:
-        heard = torch.ones_like(wave)
-    else:
-        heard = (torch.arange(length, device=x0.device) < samples[:, None]).float()
+    heard = _heard(length, samples, x0.device).expand_as(wave)
     count = average(heard.sum())
     scale = (average((target.abs() * heard).sum()) / count).clamp(min=1e-3)
     in_time = ((wave - target).abs() * heard).sum() / count / scale
     total = squared + objective.magnitude_weight * magnitude + objective.wave_weight * in_time
     return total, {"squared": squared, "magnitude": magnitude, "wave": in_time}
+
+
+def _heard(length: int, samples: Tensor | None, device: torch.device) -> Tensor:
+    """1 where a sample of `(B or 1, length)` waves is sound, 0 where it is padding."""
+    if samples is None:
+        return torch.ones(1, length, device=device)
+    return (torch.arange(length, device=device) < samples[:, None]).float()
 
 
 def _abs2(x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -38,9 +37,9 @@ _FREE = (
 class RunFolder:
     """Context manager: holds the lock while a run writes. Of several processes one `writes`, the others only read."""
 
-    def __init__(self, path: Path, config: Any, dataset: Any, writes: bool = True):
+    def __init__(self, path: Path, config: dict[str, Any], dataset: Any, writes: bool = True):
+        """`config`: the resolved configuration as plain data."""
         self.path, self.config, self.fingerprint, self.writes = path, config, dataset.fingerprint, writes
-        self.config_dict = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
         self.dataset = dataset
         self._told = 0.0
 
@@ -55,10 +54,9 @@ class RunFolder:
         index = self.dataset.index("train")
         data = {"env_ids": index.env_names, "recordings": index.recording_names, "speakers": index.speaker_names}
         text = json.dumps(data, indent=1, sort_keys=True).encode()
-        self.training_data_sha256 = hashlib.sha256(text).hexdigest()
+        self._training_data, self.training_data_sha256 = text, hashlib.sha256(text).hexdigest()
         self._failures = 0
-        checkpoint.write_whole(self.path / "training-data.json", text)
-        if self.config.tensorboard:
+        if self.config["tensorboard"]:
             self._board = _tensorboard(self.path)
         return self
 
@@ -70,43 +68,63 @@ class RunFolder:
         self.lock_path.unlink(missing_ok=True)
 
     def resume(self) -> dict[str, Any] | None:
-        """The last good training state, checked against this run's configuration and data; None at a fresh start."""
-        state = None
-        for name in ("train-state.pt", "train-state.prev.pt"):
-            path = self.path / name
-            if not path.exists():
-                continue
-            try:
-                state = checkpoint.read_state(path)
-            except UserError as e:
-                older = self.path / "train-state.prev.pt"
-                if name == "train-state.pt" and older.exists():
-                    self.say(f"{e}; going on from {older.name}")
-                    continue
-                raise
-            break
+        """The last good training state, checked against this run's configuration and data; None at a fresh start.
+
+        Only then is anything of the folder written: a refused command leaves all as it was.
+        """
+        state = self._last_state()
         if state is not None:
             self._check(state)
+        elif self.writes:
+            self._refuse_foreign_weights()
         if self.writes:
-            self._write_config()
+            self._cut_log(0 if state is None else state["step"])
+            checkpoint.write_whole(self.path / "training-data.json", self._training_data)
+            checkpoint.write_whole(self.path / "config.toml", to_toml(self.config).encode())
+            self._write_run()
         return state
 
+    def _last_state(self) -> dict[str, Any] | None:
+        newest, older = self.path / "train-state.pt", self.path / "train-state.prev.pt"
+        if newest.exists():
+            try:
+                return checkpoint.read_state(newest)
+            except UserError as e:
+                if not older.exists():
+                    raise
+                self.say(f"{e}; going on from {older.name}")
+                if self.writes:  # out of the way, or the next save would take it for the state before
+                    newest.replace(newest.with_name(newest.name + ".bad"))
+        return checkpoint.read_state(older) if older.exists() else None
+
     def _check(self, state: dict[str, Any]) -> None:
-        defaults = {f.name: f.default for f in dataclasses.fields(self.config)}
-        for name, value in self.config_dict.items():
-            before = state["config"].get(name, defaults[name])
+        for name, value in self.config.items():
+            before = state["config"].get(name)
             if name not in _FREE and name != "shards" and before != value:
                 raise UserError(
                     f"{self.path} was trained with {name} = {before}, not {value}: take another --out, or the old value"
                 )
         if state["fingerprint"] != self.fingerprint:
             raise UserError(f"{self.path} was trained on other data (another fingerprint): take another --out")
-        if state["config"].get("threads") != self.config_dict["threads"]:
-            self.say("another number of threads than before: equal to about 1e-4, not bit for bit")
 
-    def _write_config(self) -> None:
-        checkpoint.write_whole(self.path / "config.toml", to_toml(self.config_dict).encode())
-        run = {**provenance(), "fingerprint": self.fingerprint, "data": self.dataset.name}
+    def _refuse_foreign_weights(self) -> None:
+        """Weights without a state are a converted model or a finished result, or an own run died before its first."""
+        weights = [name for name in ("best.safetensors", "model.safetensors") if (self.path / name).exists()]
+        run = self.path / "run.json"
+        unfinished = run.exists() and "finished_step" not in json.loads(run.read_text())
+        if weights and not unfinished:
+            raise UserError(f"{self.path} holds {weights[0]} and no training state: take another --out")
+
+    def _cut_log(self, step: int) -> None:
+        """Steps after the state come again: their lines of the log go."""
+        log = self.path / "log.jsonl"
+        if log.exists():
+            lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            checkpoint.write_whole(log, "".join(line + "\n" for line in kept).encode())
+
+    def _write_run(self, **more: Any) -> None:
+        run = {**provenance(), "fingerprint": self.fingerprint, "data": self.dataset.name, **more}
         checkpoint.write_whole(self.path / "run.json", json.dumps(run, indent=1, sort_keys=True).encode())
 
     # Lock -------------------------------------------------------------------------------------------------------
@@ -147,7 +165,7 @@ class RunFolder:
                 step=str(step),
                 fingerprint=self.fingerprint,
                 training_data_sha256=self.training_data_sha256,
-                ref_mode=self.config.ref_mode,
+                ref_mode=self.config["ref_mode"],
             )
         )
 
@@ -173,8 +191,12 @@ class RunFolder:
         """One line of `log.jsonl`."""
         if not self.writes:
             return
-        with (self.path / "log.jsonl").open("a") as file:
-            file.write(json.dumps(_finite(entry)) + "\n")
+
+        def append() -> None:
+            with (self.path / "log.jsonl").open("a") as file:
+                file.write(json.dumps(_finite(entry)) + "\n")
+
+        self._guard(append)
 
     def log(self, step: int, window: list[dict[str, float]], **more: Any) -> None:
         if window:
@@ -184,7 +206,9 @@ class RunFolder:
                 for name, value in {**means, **more}.items():
                     self._board.add_scalar(name, value, step)
 
-    def finish(self, step: int) -> None:
+    def finish(self, step: int, **facts: Any) -> None:
+        if self.writes:
+            self._write_run(finished_step=step, **facts)
         self.say(f"done: {step} steps in {self.path}")
 
     # Telling ----------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from nrmodel.model import Model, load
 from nrmodel.network.presets import ModelConfig
 from nrmodel.run_folder import RunFolder
 from nrmodel.step import batch_loss, draw
-from nrmodel.train_config import TrainConfig, model_config, optimisation, stream_config
+from nrmodel.train_config import TrainConfig, model_config, optimisation, resolved, stream_config
 from nrmodel.validation import Validation
 
 __all__ = ["Interrupted", "TrainConfig", "train"]
@@ -49,13 +49,16 @@ def train(config: TrainConfig, report: Any = None) -> Path:
         torch.set_num_threads(config.threads)
     dataset = nrdata.open(*config.shards)
     dataset.keep_decoded = config.in_memory
-    given = load(config.init_from) if config.init_from else None
-    settings = model_config(config, dataset.sample_rate, given.config if given else None)
+    out = Path(config.out)
+    begun = (out / "train-state.pt").exists() and (out / "model.safetensors").exists()
+    given = load(config.init_from) if config.init_from and not begun else None
+    known = checkpoint.read_model(out / "model.safetensors")[1] if begun and config.init_from else None
+    settings = model_config(config, dataset.sample_rate, given.config if given else known)
     stream = Stream(dataset, "train", stream_config(config, settings))
     device = _device(config.device)
     with (
         distributed.group(device) as (rank, ranks),
-        RunFolder(Path(config.out), config, dataset, writes=rank == 0) as folder,
+        RunFolder(out, resolved(config, settings), dataset, writes=rank == 0) as folder,
         _Signals() as signals,
     ):
         for shortfall in stream.shortfalls:
@@ -63,6 +66,12 @@ def train(config: TrainConfig, report: Any = None) -> Path:
         trainer = Trainer(config, settings, folder, stream, device, given, (rank, ranks))
         trainer.run(signals, report)
     return folder.path
+
+
+def resolve(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain data, every choice that is left to the data and the presets made."""
+    given = load(config.init_from).config if config.init_from else None
+    return resolved(config, model_config(config, nrdata.open(*config.shards).sample_rate, given))
 
 
 class Trainer:
@@ -76,10 +85,12 @@ class Trainer:
         self.rank, self.ranks = rank
         self.optimisation = optimisation(config, settings)
         self.model = Model(settings, seed=config.seed).to(device)
-        if given is not None:
-            self._take_over(given)
-        if config.encoder_from:
-            self._take_encoder(config.encoder_from)
+        state = folder.resume()
+        if state is None:
+            if given is not None:
+                self._take_over(given)
+            if config.encoder_from:
+                self._take_encoder(config.encoder_from)
         if config.freeze_encoder and self.model.reference is not None:
             self.model.reference.encoder.requires_grad_(False)
         self.ema = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -91,10 +102,10 @@ class Trainer:
             weight_decay=self.optimisation.weight_decay,
         )
         self.step, self.position, self.ema_updates, self.bad_in_a_row = 0, (0, 0), 0, 0
+        self.own_from: int | None = None  # the step from which on own estimates are trained on
         self.best: dict[str, float] = {}
         self.precision = _precision(config.precision, device, self.model, settings)
         self.validation = Validation(stream.dataset, stream.config, settings, config.seed) if folder.writes else None
-        state = folder.resume()
         if state is not None:
             self._restore(state)
         folder.say(
@@ -121,15 +132,16 @@ class Trainer:
                 folder.progress(self.step, config.max_steps, rate, window)
                 window = []
             stopping = distributed.any_of(signals.received or 0)
-            if (self.step % config.validate_every == 0 or last) and not stopping:
+            validating = (self.step % config.validate_every == 0 or last) and not stopping
+            if validating:
                 self._validate()
-            if self.step % config.checkpoint_every == 0 or last or stopping:
+            if validating or self.step % config.checkpoint_every == 0 or stopping:
                 self._save()
             if stopping:
                 raise Interrupted(stopping)
             if report is not None:
                 report(self)
-        folder.finish(self.step)
+        folder.finish(self.step, **self._machine())
 
     # One step ---------------------------------------------------------------------------------------------------
 
@@ -176,7 +188,9 @@ class Trainer:
 
     def _own_share(self) -> float:
         aim = self.settings.objective
-        return aim.own_share if self.step >= aim.own_after * self.config.max_steps else 0.0
+        if self.own_from is None and self.step >= aim.own_after * self.config.max_steps:
+            self.own_from = self.step  # a budget that grows later does not take it back
+        return 0.0 if self.own_from is None else aim.own_share
 
     def _skip(self, keys: list[str]) -> None:
         """A non-finite batch leaves weights, optimiser and EMA untouched and is named; ten in a row end the run."""
@@ -225,9 +239,10 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "rng": torch.get_rng_state(),
                 "best": self.best,
-                "config": self.folder.config_dict,
+                "config": self.folder.config,
                 "fingerprint": self.folder.fingerprint,
-                "precision": self.precision,
+                "machine": self._machine(),
+                "own_from": self.own_from,
             }
         )
 
@@ -238,8 +253,20 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         self.step, self.position = state["step"], tuple(state["position"])
         self.ema_updates, self.best = state["ema_updates"], state["best"]
-        if state["precision"] != self.precision:
-            self.folder.say(f"this run began in {state['precision']}, here it goes on in {self.precision}")
+        self.own_from = state["own_from"]
+        before, now = state["machine"], self._machine()
+        changed = [f"{name} {before[name]} before, {now[name]} now" for name in now if before[name] != now[name]]
+        if changed:
+            self.folder.say(f"goes on otherwise than it began ({'; '.join(changed)}): alike to about 1e-4, not in bits")
+
+    def _machine(self) -> dict[str, Any]:
+        """What bit-exactness hangs on."""
+        return {
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "processes": self.ranks,
+            "device": self.device.type,
+        }
 
     def _take_over(self, other: Model) -> None:
         """Start from another model's weights; conditioning that it lacks starts as the identity."""
@@ -277,7 +304,7 @@ def _precision(asked: str, device: torch.device, model: Model, settings: ModelCo
     if asked != "auto":
         return asked
     if device.type == "cuda":
-        return "bf16"
+        return "bf16" if torch.cuda.is_bf16_supported() else "float32"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"
     shape = (2, 1, settings.spectrogram.bins, 64)

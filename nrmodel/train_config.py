@@ -6,12 +6,15 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from nrdata.errors import UserError
+from nrdata.sampling.references import parse_law
 from nrdata.sampling.stream import StreamConfig
 from nrmodel.network.compact import CompactConfig
 from nrmodel.network.presets import ModelConfig, preset
+from nrmodel.objective import Preconditioning
+from nrmodel.process import OUVE
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def model_config(config: TrainConfig, sample_rate: int, given: ModelConfig | Non
     """The model that a run trains. `given`: that of `init_from`, which stands where no preset is named."""
     if given is not None and config.preset is None:
         base = dataclasses.replace(given, encoder=config.encoder)
-        if given.conditioning == "none" and config.ref_mode != "none":
+        if given.conditioning == "none":
             base = dataclasses.replace(base, conditioning=preset(_family(given)).conditioning)
     else:
         base = preset(config.preset or "nano", encoder=config.encoder)
@@ -94,7 +97,7 @@ def model_config(config: TrainConfig, sample_rate: int, given: ModelConfig | Non
     changes: dict[str, Any] = {}
     if config.conditioning is not None:
         changes["conditioning"] = config.conditioning
-    if config.ref_mode == "none":
+    if parse_law(config.ref_mode).modes == ("none",):
         changes["conditioning"] = "none"
     aim: dict[str, Any] = {}
     if config.objective is not None:
@@ -105,11 +108,35 @@ def model_config(config: TrainConfig, sample_rate: int, given: ModelConfig | Non
     compact = isinstance(base.network, CompactConfig)
     if compact and config.objective == "denoiser":
         raise UserError("the compact networks take objective data or score; denoiser belongs to base")
-    if config.objective is not None and not compact:
-        changes["precondition"] = dataclasses.replace(base.precondition, predicts=config.objective)
-    if config.objective == "score" and compact:
-        changes["nfe"] = 60
+    if config.objective is not None and config.objective != base.objective.kind:
+        if not compact:
+            changes["precondition"] = _published(base, config.objective)
+        changes["nfe"] = 1 if config.objective == "data" else 60
     return dataclasses.replace(base, **changes)
+
+
+def _published(base: ModelConfig, objective: str) -> Preconditioning:
+    """The published wrapping of NCSN++ for another objective (Richter et al. 2024)."""
+    if base.precondition.form != "v2":
+        raise UserError("NCSN++ v1 predicts the score: its objective cannot be changed")
+    if objective == "data" and isinstance(base.process, OUVE):
+        raise UserError("NCSN++ with objective data belongs to the Schroedinger bridge: start from one, or take nano")
+    scaling = "1/sigma" if objective == "score" else "none"
+    return dataclasses.replace(base.precondition, predicts=objective, network_scaling=scaling)
+
+
+def resolved(config: TrainConfig, settings: ModelConfig) -> dict[str, Any]:
+    """The configuration as plain data with every choice that was left to the presets made."""
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
+    chosen = dataclasses.asdict(optimisation(config, settings))
+    chosen["clip_norm"] = chosen["clip_norm"] if math.isfinite(chosen["clip_norm"]) else None
+    del chosen["betas"]
+    chosen |= {"preset": settings.preset, "objective": settings.objective.kind,
+               "start_share": settings.objective.start_share,
+               "conditioning": None if settings.conditioning == "none" else settings.conditioning}  # fmt: skip
+    if config.cooldown_steps is None:
+        chosen["cooldown_steps"] = config.max_steps // 5
+    return plain | chosen
 
 
 def _family(config: ModelConfig) -> str:
@@ -167,8 +194,17 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such configuration file") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not TOML ({e})") from e
-    known = {f.name for f in dataclasses.fields(TrainConfig)}
-    for name in values:
-        if name not in known:
+    if "cooldown" in values:
+        values["cooldown_steps"] = values.pop("cooldown")
+    if isinstance(values.get("shards"), str):
+        values["shards"] = [values["shards"]]
+    types = get_type_hints(TrainConfig)
+    for name, value in values.items():
+        if name not in types:
             raise UserError(f"{path} has an unknown entry '{name}'")
+        allowed = [list] if name == "shards" else list(get_args(types[name]) or (types[name],))
+        if float in allowed:
+            allowed.append(int)
+        if type(value) not in allowed:
+            raise UserError(f"{path}: {name} = {value!r} should be of type {allowed[0].__name__}")
     return values

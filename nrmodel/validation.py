@@ -21,9 +21,9 @@ class Validation:
     def __init__(self, dataset: Any, stream: StreamConfig, settings: ModelConfig, seed: int):
         self.dataset, self.settings, self.seed = dataset, settings, seed
         self.split = "valid" if "valid" in dataset.splits else None
-        law = dict(parse_law(stream.law).shares)
-        self.null_weight = law.get("none", 0.0)
-        self.mode = next((mode for mode in law if mode != "none"), None)
+        self.law = parse_law(stream.law)
+        self.dropout = 0.0 if "none" in self.law.modes else stream.ref_dropout
+        self.mode = next((mode for mode in self.law.modes if mode != "none"), None)
         self.ref_seconds = stream.ref_range[1]
         if self.split is None:
             return
@@ -34,29 +34,36 @@ class Validation:
         self.batch = Stream(dataset, self.split, config).batch(0, 0)
 
     def run(self, model: Any) -> dict[str, Any]:
-        """`score` (ESTOI under the training law), `estoi_ref`, `estoi_none`, `estoi_noisy`; `loss` by reference."""
+        """`score`: mean ESTOI with each file's reference drawn by the training law; `estoi_ref` (of `mode`),
+        `estoi_none`, `estoi_noisy`, `unserved` (files that have no such reference); `loss` by reference."""
         if self.split is None:
             return {"score": None}
-        result: dict[str, Any] = {}
-        with_ref, without, noisy = [], [], []
+        told: dict[str, list[float | None]] = {"score": [], "estoi_ref": [], "estoi_none": [], "estoi_noisy": []}
+        unserved = 0
         for row in self.rows:
             triplet = self.dataset.sample(self.dataset.index(self.split).key[row].decode())
-            noisy.append(_estoi(triplet.clean, triplet.noisy, triplet.sample_rate))
-            without.append(self._enhanced(model, triplet, None))
-            if model.reference is not None and self.mode is not None:
-                drawn = evaluation_reference(self.dataset, self.split, int(row), self.mode, self.ref_seconds, self.seed)
-                with_ref.append(self._enhanced(model, triplet, drawn[0] if drawn is not None else None))
-        result["estoi_noisy"], result["estoi_none"] = _mean(noisy), _mean(without)
-        result["estoi_ref"] = _mean(with_ref)
-        if result["estoi_ref"] is None:
-            result["score"] = result["estoi_none"]
-        else:
-            result["score"] = self.null_weight * result["estoi_none"] + (1 - self.null_weight) * result["estoi_ref"]
-        result["loss"] = self._losses(model)
-        return result
+            scores = {"none": self._score(model, triplet, None)}
+            drawn = self._drawn(row) if model.reference is not None else "none"
+            for mode in {drawn, self.mode or "none"} - {"none"} if model.reference is not None else ():
+                found = evaluation_reference(self.dataset, self.split, int(row), mode, self.ref_seconds, self.seed)
+                scores[mode] = None if found is None else self._score(model, triplet, found[0])
+                unserved += found is None
+            told["estoi_noisy"].append(_estoi(triplet.clean, triplet.noisy, triplet.sample_rate))
+            told["estoi_none"].append(scores["none"])
+            told["estoi_ref"].append(scores.get(self.mode or ""))
+            told["score"].append(scores[drawn] if scores[drawn] is not None else scores["none"])
+        result: dict[str, Any] = {name: _mean(values) for name, values in told.items()}
+        return {**result, "mode": self.mode, "unserved": unserved, "loss": self._losses(model)}
 
-    def _enhanced(self, model: Any, triplet: Any, ref: np.ndarray | None) -> float | None:
-        estimate = model.enhance(triplet.noisy, triplet.sample_rate, ref, triplet.sample_rate, seed=self.seed)
+    def _drawn(self, row: int) -> str:
+        """The mode of one file, by the law and the dropout, the same at every validation."""
+        u, dropped = np.random.default_rng((self.seed, int(row))).random(2)
+        return "none" if dropped < self.dropout else self.law.mode(float(u))
+
+    def _score(self, model: Any, triplet: Any, ref: np.ndarray | None) -> float | None:
+        """ESTOI with a clip, taken as it is: no judgement whether it is a good one, as a user's would get."""
+        z_r = None if ref is None else model.embed(ref, triplet.sample_rate)
+        estimate = model.enhance(triplet.noisy, triplet.sample_rate, z_r, seed=self.seed)
         return _estoi(triplet.clean, estimate, triplet.sample_rate)
 
     def _losses(self, model: Any) -> dict[str, float]:

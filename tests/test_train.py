@@ -99,6 +99,8 @@ def test_a_larger_budget_goes_on_and_a_finished_run_says_so(tiny_dataset, tmp_pa
     train.train(config(tiny_dataset, tmp_path / "run", max_steps=4))
     assert checkpoint.read_state(tmp_path / "run" / "train-state.pt")["step"] == 4
     assert "from step 2 of 4" in capsys.readouterr().err
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
 
 
 @pytest.mark.parametrize("mode", ["none", "oracle", "disjoint", "env", "mismatch", "disjoint:0.5,none:0.5"])
@@ -133,8 +135,45 @@ def test_another_configuration_or_other_data_is_refused(tiny_dataset, tmp_path):
     state = checkpoint.read_state(tmp_path / "run" / "train-state.pt")
     del state["sha256"]
     checkpoint.save_state(tmp_path / "run" / "train-state.pt", {**state, "fingerprint": "other"})
+    (tmp_path / "run" / "training-data.json").write_text("{}")
     with pytest.raises(UserError, match="other data"):
         train.train(config(tiny_dataset, tmp_path / "run"))
+    assert (tmp_path / "run" / "training-data.json").read_text() == "{}"  # a refused command changes nothing
+
+
+def test_weights_without_a_state_are_not_overwritten(tiny_dataset, tmp_path):
+    train.train(config(tiny_dataset, tmp_path / "run", max_steps=1))
+    for name in ("train-state.pt", "train-state.prev.pt"):
+        (tmp_path / "run" / name).unlink(missing_ok=True)
+    before = weights(tmp_path / "run")
+    with pytest.raises(UserError, match="no training state"):
+        train.train(config(tiny_dataset, tmp_path / "run"))
+    assert same(before, weights(tmp_path / "run"))
+
+
+def test_own_estimates_that_began_go_on_under_a_larger_budget(tiny_dataset, tmp_path):
+    train.train(config(tiny_dataset, tmp_path / "run", max_steps=4))
+    assert checkpoint.read_state(tmp_path / "run" / "train-state.pt")["own_from"] == 2
+    seen = []
+    with pytest.raises(Stop):
+        train.train(
+            config(tiny_dataset, tmp_path / "run", max_steps=40),
+            report=lambda t: (seen.append(t._own_share()), stop_at(5)(t)),
+        )
+    assert seen == [0.5]
+
+
+def test_a_run_from_another_model_goes_on_without_it(tiny_dataset, tmp_path, capsys):
+    import shutil
+
+    train.train(config(tiny_dataset, tmp_path / "a", max_steps=1))
+    start = config(tiny_dataset, tmp_path / "b", init_from=str(tmp_path / "a"), max_steps=4)
+    with pytest.raises(Stop):
+        train.train(start, report=stop_at(3))
+    shutil.rmtree(tmp_path / "a")
+    capsys.readouterr()
+    train.train(start)
+    assert "new EMA" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("entry", checkpoint.STATE_ENTRIES)
@@ -270,8 +309,11 @@ def test_configuration_file_flags_and_dry_run(tiny_dataset, tmp_path, capsys):
     assert run([*argv, "--max-steps", "9"]) == 0
     text = capsys.readouterr().out
     assert 'ref_mode = "env"' in text and "max_steps = 9" in text
-    (tmp_path / "c.toml").write_text("colour = 1\n")
-    assert run(argv) == 2
+    assert "learning_rate = 0.0015" in text and 'objective = "data"' in text and "crop_frames = 128" in text
+    for wrong, sentence in (("colour = 1", "unknown entry 'colour'"), ('batch_size = "8"', "type int")):
+        (tmp_path / "c.toml").write_text(wrong)
+        assert run(argv) == 2
+        assert sentence in capsys.readouterr().err
 
 
 def test_sigterm_writes_a_state_and_exits_143(tiny_dataset, tmp_path):
