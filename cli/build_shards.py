@@ -86,7 +86,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--per-cell",
     type=click.IntRange(1),
-    help="Draws per environment and SNR of validation and test.  [default: 6, 1 for synthetic]",
+    help="Draws per environment and SNR of validation and test.  [default: 4, 1 for synthetic]",
 )
 @click.option("--unseen", help="Environments kept for test: A,B,... or '' for none.  [default: a fifth, without index]")
 @click.option("--seen-split", is_flag=True, help="A fourth split: training recordings, other time, test speakers.")

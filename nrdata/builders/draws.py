@@ -19,7 +19,7 @@ from nrdata.builders.plan import Options, Plan, Refused, Row, keyed_rng, number
 from nrdata.builders.units import SHORTEST_SECONDS, Levels, Unit, audible_start
 from nrdata.errors import UserError
 
-PER_CELL = 6
+PER_CELL = 4
 
 T = TypeVar("T")
 

@@ -43,7 +43,7 @@ class Options:
     hours: float | None = None  # of training mixtures; None: twice the training speech or noise, whichever is more
     snr_db: tuple[float, float] = (-5.0, 15.0)  # training, drawn uniformly
     snr_test_db: tuple[float, ...] = (-5.0, 0.0, 5.0, 10.0)
-    per_cell: int | None = None  # draws per environment and SNR of valid, test and seen; None: 6, 1 for synthetic
+    per_cell: int | None = None  # draws per environment and SNR of valid, test and seen; None: 4, 1 for synthetic
     unseen: tuple[str, ...] | None = None  # environments kept for test; None: drawn where there is no index
     seen_split: bool = False
     rooms: int = 0  # simulated rooms for each environment; 0: sound as it was recorded
