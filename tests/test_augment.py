@@ -53,6 +53,7 @@ def test_every_chain_is_finite_seeded_and_linear_in_level(seed, rate):
     assert chain == augment.draw(keyed_rng("t", seed), rate) == json.loads(json.dumps(chain))
     names = [step["filter"] for step in chain["chain"]]
     assert 1 <= len(names) == len(set(names)) <= 3
+    assert all(step.get("center_freq", step.get("cutoff_freq")) < 0.46 * rate for step in chain["chain"])
     x = white(0.25, seed)
     y = augment.augmented(x, chain, rate)
     assert np.isfinite(y).all() and y.any() and np.max(np.abs(y)) < 20
