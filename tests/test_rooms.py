@@ -116,7 +116,7 @@ def test_a_draw_that_is_off_is_drawn_again(monkeypatch):
 
 @pytest.mark.parametrize("t60", [(0.01, 0.02), (5.0, 6.0), (0.0, 0.0), (-1.0, 0.3)])
 def test_what_no_room_has_is_refused_with_what_can_be_had(t60):
-    with pytest.raises(UserError, match=r"--t60 .* between 0\.15 and 0\.75"):
+    with pytest.raises(UserError, match=r"--t60 .* between 0\.15 and 0\.6"):
         a_room(0, t60)
 
 

@@ -21,7 +21,7 @@ SMALLEST_M = (3.0, 3.0, 2.4)
 LARGEST_M = (10.0, 8.0, 4.5)
 FROM_WALL_M = 0.4
 APART_M = 0.5  # of microphone and source, at least
-LONGEST_T60 = 0.75  # seconds: what 60 orders reach in the rooms above
+SHORTEST_T60, LONGEST_T60 = 0.15, 0.6  # seconds: what walls and 60 orders reach in the rooms above
 HIGHEST_ORDER = 60  # of images: their number grows with its cube; a lower one than needed would cut the decay short
 TOLERANCE = 0.2  # measured against asked T60
 DECAY_DB = 30.0  # T30: the range of the decay that T60 is extrapolated from
@@ -50,7 +50,7 @@ def draw(rng: np.random.Generator, t60_s: tuple[float, float], sample_rate: int)
                 return {**room, "measured_t60_s": [round(m, 3) for m in measured]}
     raise UserError(
         f"--t60 {low:g}:{high:g}: no room of {SMALLEST_M[0]:g} to {LARGEST_M[0]:g} m has such a reverberation time: "
-        f"ask for seconds between 0.15 and {LONGEST_T60:g}",
+        f"ask for seconds between {SHORTEST_T60:g} and {LONGEST_T60:g}",
         kind="bad_option",
     )
 
