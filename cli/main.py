@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from nrdata.errors import Failure, UserError
+from nrdata.labels import printable
 
 # name -> (module, one line for --help). The module is imported only when its command runs.
 COMMANDS = {
@@ -175,18 +176,6 @@ def _close_stdout() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     _say(0, f"warning: {message}")
-
-
-def printable(text: str) -> str:
-    """Text from data made safe for a terminal: control characters and bytes that are no text as `\\xNN`."""
-
-    def escaped(c: str) -> str:
-        code = ord(c)
-        if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name that is not UTF-8
-            code -= 0xDC00
-        return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-    return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def main() -> None:

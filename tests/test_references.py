@@ -30,7 +30,7 @@ def pools(draw):
     """One to twelve samples in one to three places, with variants, few recordings and some unknown stretches."""
     rows = []
     for _ in range(draw(st.integers(1, 12))):
-        place = draw(st.sampled_from(["a/x", "a/y", "b/x"]))
+        place = draw(st.sampled_from(["a/x", "a/y", "b/x", "b/unknown"]))
         frames = draw(st.sampled_from([100, 400, 1500, 3000, 6000]))
         start = draw(st.integers(0, 4)) * 2500
         rows.append(
@@ -129,6 +129,16 @@ def test_check_law_names_the_environments():
     refuse_shortfall([found["env", "vbd/cafe"]])
     assert check_law(pool, parse_law("none"), 2000) == []
     assert len(check_law(Pool(columns(small(4, 1)), RATE), parse_law("mismatch"), 2000)) == 1
+
+
+def test_an_unknown_environment_has_no_other_recording():
+    rows = small(4, 1) + [row | {"env": "local/unknown~1"} for row in small(4, 1)]
+    pool = Pool(columns(rows), RATE)
+    (short,) = check_law(pool, parse_law("env"), 2000)
+    assert (short.env_id, short.missing) == ("local/unknown~1", 4)
+    for row, name in enumerate(pool.index.env_names[code] for code in pool.index.env):
+        clip = draw_clip(Item(row, 0, 2000), pool, "env", 1000, np.random.default_rng(0))
+        assert (clip is None) == (name == "local/unknown~1")
 
 
 def test_mismatch_is_uniform_over_environments():

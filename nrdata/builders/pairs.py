@@ -21,8 +21,8 @@ from nrdata.builders.plan import SPLITS, Options, Plan, Refused, Row, number
 from nrdata.builders.render import Sources
 from nrdata.builders.sources import Folder, Place, Places, find
 from nrdata.errors import UserError
+from nrdata.labels import UNKNOWN
 
-UNKNOWN = "unknown"
 SIDES = ("clean", "noisy")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nrdata.labels import is_unknown
+
 MIN_REF_SECONDS = 0.25  # a shorter clip counts as missing
 GAP_SECONDS = 1.0  # between what is heard and a `disjoint` clip of the same noise
 
@@ -53,6 +55,7 @@ class Pool:
         places = [name.split("~")[0] for name in index.env_names]
         code = {name: i for i, name in enumerate(sorted(set(places)))}
         self.place_of_env = np.array([code[name] for name in places], dtype=np.int64)
+        self.unknown_env = np.array([is_unknown(name) for name in index.env_names], dtype=bool)
         serving = self.rows[index.frames[self.rows] >= self.min_frames]
         # Sorted by (environment, recording), so that a recording's rows are one block inside its environment's.
         self.recordings = Groups(serving, self.recording_label(serving))

@@ -84,7 +84,9 @@ def disjoint(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
 
 def env(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
     """Another recording of the same environment; another unit of the only recording; where stretches are unknown,
-    another sample (`check_law` counts those: their sound may overlap the item's)."""
+    another sample (`check_law` counts those: their sound may overlap the item's). An unknown environment has none."""
+    if pool.unknown_env[pool.index.env[item.row]]:
+        return None
     first, last = pool.environments.span(pool.index.env[item.row])
     own_first, own_last = pool.recordings.span(pool.recording_label(item.row))
     if own_first == own_last:

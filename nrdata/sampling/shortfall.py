@@ -86,7 +86,8 @@ def _disjoint(pool: Pool, crop_frames: int | None) -> tuple[np.ndarray, np.ndarr
 
 def _env(pool: Pool, crop_frames: int | None) -> tuple[np.ndarray, np.ndarray]:
     env = pool.index.env[pool.rows]
-    in_env, in_recording = pool.environments.sizes(env), pool.recordings.sizes(pool.recording_label(pool.rows))
+    in_env = np.where(pool.unknown_env[env], 0, pool.environments.sizes(env))
+    in_recording = pool.recordings.sizes(pool.recording_label(pool.rows))
     missing, unknown = (in_env == 0).astype(float), np.zeros(len(env), bool)
     alone = np.flatnonzero((in_env == in_recording) & (in_env > 0))  # no other recording of their environment
     lone = Groups(alone, env[alone])
