@@ -148,7 +148,11 @@ def scaled(layer: Layer, scale: float = 1.0) -> Layer:
 
 def zero(features: int, out: int) -> nn.Linear:
     """A dense layer that starts at zero and draws no random number."""
-    layer = nn.utils.skip_init(nn.Linear, features, out)
+    return zeroed(nn.utils.skip_init(nn.Linear, features, out))
+
+
+def zeroed(layer: Layer) -> Layer:
+    """A layer that starts at zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nrmodel.network.blocks import zeroed
+
 STEM = (4, 2)  # frequency x frames of one stem patch
 
 
@@ -34,14 +36,13 @@ class ResBlock(nn.Module):
         self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
         self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.time = nn.Linear(time_dim, 2 * width)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zeroed(self.conv2)
         self.film_dim = film_dim
         self.film: nn.Linear | None = None
 
     def add_film(self) -> None:
         assert self.film_dim is not None
-        self.film = zero(nn.Linear(self.film_dim, 2 * self.conv1.out_channels))
+        self.film = zeroed(nn.Linear(self.film_dim, 2 * self.conv1.out_channels))
 
     def forward(self, x: Tensor, time: Tensor, z: Tensor | None) -> Tensor:
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
@@ -56,13 +57,6 @@ def modulate(h: Tensor, scale_shift: Tensor) -> Tensor:
     return h * (1 + scale) + shift
 
 
-def zero(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
 class Recurrent(nn.Module):
     """One bidirectional GRU over frames on 12 channels x all rows, added to its input; the identity at first."""
 
@@ -71,7 +65,7 @@ class Recurrent(nn.Module):
         self.squeeze = nn.Conv2d(width, 12, 1)
         self.gru = nn.GRU(12 * rows, hidden, batch_first=True, bidirectional=True)
         self.back = nn.Linear(2 * hidden, 24 * rows)
-        self.expand = zero(nn.Conv2d(24, width, 1))
+        self.expand = zeroed(nn.Conv2d(24, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, rows, frames = x.shape
@@ -115,9 +109,9 @@ class CompactNetwork(nn.Module):
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
         # Conditioning after the backbone, all of it zero at first: step 0 is the network without it, exactly.
-        self.embed = zero(nn.Linear(z_dim, dim)) if conditioning == "additive" else None
-        self.row_map = zero(nn.Linear(z_dim, widths[0] * rows)) if conditioning else None
-        self.spectrum_stem = zero(nn.Conv2d(4, widths[0], STEM, stride=STEM, bias=False)) if with_spectrum else None
+        self.embed = zeroed(nn.Linear(z_dim, dim)) if conditioning == "additive" else None
+        self.row_map = zeroed(nn.Linear(z_dim, widths[0] * rows)) if conditioning else None
+        self.spectrum_stem = zeroed(nn.Conv2d(4, widths[0], STEM, stride=STEM, bias=False)) if with_spectrum else None
         if conditioning == "film":
             for block in self.modules():
                 if isinstance(block, ResBlock):
