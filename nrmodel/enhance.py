@@ -5,9 +5,10 @@ overlapping windows, enhanced, cross-faded, resampled back, cut to its length. N
 `WHOLE_SECONDS` the window is the whole file. The sampler's noise belongs to absolute frames, so that two windows see
 the same noise where they overlap.
 
-Of the model this needs `sample_rate`, `device`, `spectrogram.hop`, `level(waves (B, samples)) -> (B,)` (0 for silence),
-`embed(ref, sample_rate) -> z_r (1, D)`, `null(batch)` (None where it takes no reference) and
-`enhance_window(noisy (B, samples), z_r, nfe, noise) -> (B, samples)`, level already normalised.
+Of the model this needs `sample_rate`, `device`, `spectrogram.hop`, `config.level` ("max" where a level is a peak),
+`level(waves (B, samples)) -> (B,)` (0 for silence), `embed(ref, sample_rate) -> z_r (1, D)`, `null(batch)` (None where
+it takes no reference) and `enhance_window(noisy (B, samples), z_r, nfe, noise) -> (B, samples)`, level already
+normalised.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import torch
 
 from nrdata import audio
 from nrdata.errors import UserError
+from nrdata.sampling.pool import MIN_REF_SECONDS
 from nrmodel import speech_activity
 
 WHOLE_SECONDS = 10.0  # up to here a file is one window
 WINDOW_SECONDS = 8.0
 FADE_SECONDS = 1.0  # two neighbouring windows share this much
 BLOCK_SECONDS = 60.0  # long sound is read, and its level measured, in pieces of this length
-MIN_REF_SECONDS = 0.25  # a shorter reference counts as missing
 MAX_REF_SECONDS = 30.0  # of a longer one the beginning is used
 SILENT_DBFS = -90.0
 OPPOSITE = -0.5  # a channel whose correlation with the first one is under this has its phase turned
@@ -136,7 +137,8 @@ def same_sound(clip: np.ndarray, noisy: np.ndarray) -> bool:
 
 def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measured:
     """The first pass over blocks `(n, channels)`. The level of a sound longer than one block is the RMS over the louder
-    half of the levels of its blocks. Raises `UserError` (not_finite) with number and position, or (empty)."""
+    half of the levels of its blocks; the greatest of them where the model's level is the peak. Raises `UserError`
+    (not_finite) with number and position, or (empty)."""
     frames, peak, bad, first_bad = 0, 0.0, 0, 0
     levels: list[np.ndarray] = []
     products: np.ndarray = np.zeros(1)  # of each channel with the first one
@@ -159,7 +161,7 @@ def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measu
         raise UserError(f"{bad} non-finite samples, first at {first_bad / sample_rate:.2f} s", kind="not_finite")
     if frames == 0:
         raise UserError("holds no samples", kind="empty")
-    loudest = np.sort(np.array(levels), axis=0)[len(levels) // 2 :]
+    loudest = np.sort(np.array(levels), axis=0)[-1 if model.config.level == "max" else len(levels) // 2 :]
     opposite = products < OPPOSITE * np.sqrt(powers * powers[0])
     return Measured(frames, peak, np.sqrt((loudest**2).mean(axis=0)) * np.where(opposite, -1.0, 1.0))
 

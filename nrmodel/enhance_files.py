@@ -197,7 +197,7 @@ class _References:
             start, stop = (round(seconds * rate) for seconds in job.span)
             if stop > frames:
                 raise UserError(f"{job.noisy} ends at {frames / rate:.2f} s, before --ref-span does", kind="span")
-            return start, stop
+            return start, min(stop, start + int(enhance.MAX_REF_SECONDS * rate))
         start, stop = self._pause(job, rate)
         if (stop - start) / rate < enhance.MIN_REF_SECONDS:
             outcome.notes.append("no speech-free stretch of 0.25 s found: works without reference")

@@ -21,7 +21,7 @@ class Local:
     def __init__(self, sample_rate: int = 16000, taps: tuple[float, ...] = (1.0,), noise_gain: float = 0.0):
         self.sample_rate, self.taps, self.noise_gain = sample_rate, taps, noise_gain
         self.spectrogram = SimpleNamespace(hop=128)
-        self.device = torch.device("cpu")
+        self.device, self.config = torch.device("cpu"), SimpleNamespace(level="loudness")
         self.digest, self.nfe = "0" * 64, 1
         self.windows: list[torch.Tensor] = []
         self.conditions: list[torch.Tensor] = []

@@ -113,6 +113,15 @@ def test_level_of_a_long_sound_is_that_of_its_pieces():
     assert pauses.levels[0] == pytest.approx(short.levels[0], rel=1e-6)
 
 
+def test_a_model_that_divides_by_the_peak_divides_a_long_sound_by_its_peak():
+    model = tiny_model()
+    object.__setattr__(model.config, "level", "max")
+    piece = noise(2.0)[:, None]
+    long = measure(model, [piece, 3 * piece, 2 * piece, 0.1 * piece], 16000)
+    assert long.levels[0] == pytest.approx(3 * np.abs(piece).max(), rel=1e-6)
+    assert long.levels[0] == pytest.approx(long.peak, rel=1e-6)
+
+
 @pytest.mark.parametrize("seconds", [0.5, 25.0])
 def test_silence_stays_silence(seconds):
     model = REAL if seconds < 1 else Local(noise_gain=0.1)

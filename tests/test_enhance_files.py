@@ -16,7 +16,7 @@ from helpers import noise, speech
 from stand_ins import tiny_checkpoint
 
 from cli.main import run
-from nrmodel import enhance_files
+from nrmodel import enhance, enhance_files
 
 RATE = 16000
 
@@ -406,6 +406,13 @@ def test_a_span_is_that_stretch_of_the_file(nr):
     assert code == 2 and "2.00 s" in err
     code, _, err = nr("a.wav", "--ref-span", "0.5-0.6", "--out", "o4")
     assert code == 0 and "very short" in err
+
+
+def test_of_a_long_span_the_beginning_is_read(nr, monkeypatch):
+    monkeypatch.setattr(enhance, "MAX_REF_SECONDS", 1.0)
+    sf.write("a.wav", mixture(2.0), RATE, "FLOAT")
+    code, out, _ = nr("a.wav", "--ref-span", "0.25-2", "--out", "o")
+    assert code == 0 and "0.25-1.25 s of the file itself" in out
 
 
 def test_auto_finds_the_pause_or_says_that_there_is_none(nr):
