@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from helpers import RATE, make_dataset, noise, speech
@@ -96,19 +98,28 @@ def test_leak_is_another_utterance_of_the_same_speaker(tmp_path):
 
 def test_a_recording_heard_in_two_mixtures_is_no_other_utterance():
     class Two:
-        speech = (speech(1.0, seed=1), 0.5 * speech(1.0, seed=1), speech(1.0, seed=2))
+        def __init__(self, *files, speaker="local/s1"):
+            whole = speech(1.5, seed=1)
+            start = RATE // 2 if files else 0  # crops of one file that do not correlate, or its beginning again
+            self.speech = (whole[:RATE], 0.5 * whole[start:][:RATE], speech(1.0, seed=2))
+            self.files, self.speaker = files, speaker
 
         def index(self, split):
-            from types import SimpleNamespace
-
-            return SimpleNamespace(speaker=np.zeros(3, int))
+            return SimpleNamespace(speaker=np.zeros(3, int), speaker_names=[self.speaker])
 
         def read(self, split, row, field):
             return self.speech[row]
 
-    found = rungs.other_utterance(Two(), "test", 0, RATE // 2, np.random.default_rng(0))
-    correlation = max(abs(np.correlate(Two.speech[2], found, "valid")) / np.linalg.norm(found) / np.linalg.norm(found))
-    assert correlation == pytest.approx(1.0, abs=1e-3)
+        def meta(self, split, row):
+            return {"meta": {"speech": self.files[row]} if self.files else {}}
+
+    for two in (Two(), Two("a.wav", "a.wav", "b.wav")):
+        for seed in range(4):
+            found = rungs.other_utterance(two, "test", 0, RATE // 2, np.random.default_rng(seed))
+            correlation = max(abs(np.correlate(two.speech[2], found, "valid")) / np.linalg.norm(found) ** 2)
+            assert correlation == pytest.approx(1.0, abs=1e-3)
+    unknown = Two(speaker="local/unknown")
+    assert rungs.other_utterance(unknown, "test", 0, RATE // 2, np.random.default_rng(0)) is None
 
 
 def test_equaliser_changes_the_spectrum_and_keeps_level_and_length():

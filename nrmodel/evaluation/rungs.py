@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from nrdata.errors import UserError
+from nrdata.labels import is_unknown
 from nrdata.sampling.keyed import CLIP, generator, key_of
 from nrdata.sampling.references import evaluation_reference
 
@@ -140,22 +141,38 @@ def with_speech(clip: np.ndarray, speech: np.ndarray, speech_to_noise_db: float)
 
 def other_utterance(dataset: Any, split: str, row: int, frames: int, rng: np.random.Generator) -> np.ndarray | None:
     """The loudest stretch of another utterance of the row's speaker, at most `frames` long and repeated to it; None
-    where the speaker has no other. One clean recording may be in many mixtures: those are recognised and passed,
-    as the row itself is."""
+    where the speaker has no other or is unknown. One utterance may be in many mixtures, cut differently: those of the
+    row's own source file are passed, as the row itself is; where no file is named, those whose sound is the same."""
     index = dataset.index(split)
-    own = dataset.read(split, row, "clean")
+    if is_unknown(index.speaker_names[index.speaker[row]]):
+        return None
+    own, own_file = dataset.read(split, row, "clean"), speech_file(dataset, split, row)
     others = np.flatnonzero(index.speaker == index.speaker[row])
-    for other in rng.permutation(others):  # itself among them
-        speech = dataset.read(split, int(other), "clean")
-        shared = min(len(own), len(speech))
-        a, b = own[:shared].astype(np.float64), speech[:shared].astype(np.float64)
-        if abs(a @ b) > 0.9 * math.sqrt((a @ a) * (b @ b)):
+    for other in map(int, rng.permutation(others)):  # itself among them
+        other_file = speech_file(dataset, split, other)
+        if other_file is not None and other_file == own_file:
+            continue
+        speech = dataset.read(split, other, "clean")
+        if (other_file is None or own_file is None) and same_course(own, speech):
             continue
         energy = np.concatenate([[0.0], np.cumsum(np.square(speech, dtype=np.float64))])
         length = min(frames, len(speech))
         start = int((energy[length:] - energy[: len(energy) - length]).argmax())
         return np.resize(speech[start : start + length], frames)
     return None
+
+
+def speech_file(dataset: Any, split: str, row: int) -> str | None:
+    """The file that a row's speech was cut from, by the names that the builders give it; None where none is told."""
+    meta = dataset.meta(split, row).get("meta") or {}
+    return next((meta[name] for name in ("speech", "clean", "utterance") if name in meta), None)
+
+
+def same_course(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two sounds are one from their starts on, whatever their levels."""
+    shared = min(len(a), len(b))
+    a, b = a[:shared].astype(np.float64), b[:shared].astype(np.float64)
+    return abs(float(a @ b)) > 0.9 * math.sqrt((a @ a) * (b @ b))
 
 
 def equalised(clip: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
