@@ -12,7 +12,7 @@ import pytest
 from nrdata.errors import UserError
 from nrmodel.evaluation import tables
 from nrmodel.evaluation.markdown import to_markdown
-from nrmodel.evaluation.tables import by_setting, csv_cell, harm_rate, primary_contrast, summarise
+from nrmodel.evaluation.tables import csv_cell, harm_rate, summarise, whole_clip
 
 SNRS = (-5.0, 0.0, 5.0, 10.0)
 GAIN = {"none": 0.0, "disjoint": 0.02, "mismatch": -0.03}  # of ESTOI; 100 times that of SI-SDR
@@ -50,21 +50,10 @@ def test_the_declared_contrast_uses_the_low_levels_only(summary):
     (contrast,) = summary["primary"]
     gain = contrast["over_none"]
     assert gain["files"] == 120 and gain["environments"] == 6 and gain["speakers"] == 10
-    assert gain["low"] < 0.02 < gain["high"] and contrast["shown"]
+    assert gain["low"] < 0.02 < gain["high"] and contrast["conclusive"]
+    assert contrast["shown"] is None and contrast["quoted"] is None  # no baseline stands beside it
     low, high = contrast["bootstrap"]
     assert low < gain["mean"] < high
-
-
-def test_the_smaller_gain_is_quoted_and_both_must_be_shown():
-    rows = by_setting(experiment())
-    disjoint, none = rows["nr:00000000", "disjoint", 1.0, 1], rows["nr:00000000", "none", 0.0, 1]
-    stronger = {key: r | {"estoi": r["estoi"] + 0.015} for key, r in none.items()}
-    found = primary_contrast(disjoint, none, stronger)
-    assert found["over_baseline"]["mean"] == pytest.approx(found["over_none"]["mean"] - 0.015, abs=1e-4)
-    assert found["quoted"] == found["over_baseline"]
-    assert found["null_handicap"]["mean"] == pytest.approx(-0.015, abs=1e-4)
-    above = {key: r | {"estoi": r["estoi"] + 0.05} for key, r in none.items()}
-    assert not primary_contrast(disjoint, none, above)["shown"]
 
 
 def test_differences_are_paired_and_counted(summary):
@@ -119,6 +108,33 @@ def test_lengths_compare_the_files_with_the_full_clip():
     assert (entry["ref_seconds"], entry["minus_seconds"]) == (1.0, 2.0)
     assert entry["metrics"]["estoi"]["files"] == sum(r["ref_span"][1] == 32000 for r in long)
     assert entry["metrics"]["estoi"]["mean"] == pytest.approx(-0.01, abs=1e-6)
+    short = [r | {"ref_span": [0, 16000]} for r in long]  # nobody had 2 s
+    (entry,) = summarise(rows + short)["lengths"]
+    assert entry["metrics"]["estoi"]["files"] == 0
+
+
+def test_a_whole_clip_has_the_samples_that_were_asked_for():
+    clip = row(0, "nr", "disjoint")
+    assert [whole_clip(clip | {"ref_span": [100, 100 + n]}, 0.5) for n in (8000, 7999, 24000)] == [True, False, False]
+    assert whole_clip(clip | {"ref_span": [0, 24000], "sample_rate": 48000}, 0.5)
+    assert whole_clip(clip | {"ref_span": [-1, -1]}, 0.5)  # white noise
+
+
+def test_unknown_places_and_speakers_are_no_cluster_and_no_stratum():
+    rows = [r | {"env_id": "local/unknown", "speaker": "local/unknown~2"} for r in experiment(24)]
+    found = summarise(rows)
+    entry = found["means"][0]["metrics"]["estoi"]
+    assert entry["environments"] == entry["speakers"] == entry["files"] == 24
+    assert found["by"]["environment"] == []
+
+
+def test_speakers_and_recordings_of_the_training_are_counted():
+    rows = [r | {"speaker_seen": r["speaker"] < "local/s5"} for r in experiment(240)]
+    rows = [
+        r | ({"seen": "recording", "recording": f"local/r{r['env_id']}"} if r["seen"] != "unseen" else {}) for r in rows
+    ]
+    assert summarise(rows)["in_training"] == {"speakers": 5, "of_speakers": 10, "recordings": 9, "of_recordings": 10}
+    assert summarise([r | {"seen": None} for r in experiment(8)])["in_training"] is None
 
 
 def test_levels_are_those_of_the_plan(summary):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nrmodel.evaluation.tables import MARGINS, METRICS, TITLES, TOO_SHORT, shown
+from nrdata.labels import printable
+from nrmodel.evaluation.tables import MARGINS, METRICS, TITLES, TOO_SHORT
 
 DIGITS = {"pesq_wb": 2, "estoi": 3, "si_sdr": 2}
 
@@ -185,5 +186,5 @@ def table(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[str
 
 def escaped(text: str) -> str:
     """Text from data inside a Markdown cell: no control characters, no HTML, no cell borders."""
-    text = shown(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return text.replace("|", "\\|").replace("`", "'")

@@ -20,6 +20,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.files import write_text
+from nrdata.labels import is_unknown, printable
 from nrmodel.evaluation.rungs import LAWS, MADE
 from nrmodel.evaluation.statistics import Interval, holm, interval, rank_correlation, two_way_bootstrap
 
@@ -29,6 +30,7 @@ MARGINS = {"pesq_wb": 0.05, "estoi": 0.01, "si_sdr": 0.3}  # what would matter
 HARM_DB = 1.0  # a file that loses more SI-SDR than this is harmed
 PRIMARY_SNR_DB = (-7.5, 2.5)  # the levels -5 and 0 dB, as measured
 DISTANCE_EDGES_DB = (0.0, 3.0, 6.0, 9.0, 12.0, math.inf)
+SAMPLE_RATE = 16000  # Hz, of rows that do not name their data's
 TOO_SHORT = "too short to conclude"
 CONTROLS = ("clean", "noise")  # systems whose rows are the negative controls
 
@@ -92,10 +94,14 @@ def paired(files: Files, other: Files, metric: str) -> list[Row]:
 
 def clusters(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """Environment (its rooms and variants are one place) and speaker of each row. Unknown labels: each file its own."""
-    unknown = [row["env_id"] == "unknown" for row in rows]
-    environment = [row["key"] if u else row["env_id"].split("~")[0] for u, row in zip(unknown, rows, strict=True)]
-    speaker = [row["key"] if row["speaker"] == "unknown" else row["speaker"] for row in rows]
+    environment = [place_of(row) or row["key"] for row in rows]
+    speaker = [row["key"] if is_unknown(row["speaker"]) else row["speaker"] for row in rows]
     return np.array(environment, dtype=object).astype(str), np.array(speaker, dtype=object).astype(str)
+
+
+def place_of(row: Row) -> str | None:
+    """The environment without its room or variant; None where it is unknown."""
+    return None if is_unknown(row["env_id"]) else row["env_id"].split("~")[0]
 
 
 def harm_rate(files: Files, other: Files) -> tuple[float | None, int]:
@@ -106,25 +112,19 @@ def harm_rate(files: Files, other: Files) -> tuple[float | None, int]:
     return float(np.mean([row["si_sdr"] - other[row["key"]]["si_sdr"] < -HARM_DB for row in have])), len(have)
 
 
-def primary_contrast(files: Files, none: Files, baseline: Files | None = None) -> dict[str, Any]:
+def primary_contrast(files: Files, none: Files) -> dict[str, Any]:
     """The declared contrast: ESTOI, `disjoint` minus `none`, the same weights, -5 and 0 dB, all test recordings.
 
-    With the rows of a baseline trained without reference at the same budget: the null's handicap (`none` minus it),
-    and the sentence that may be quoted uses the smaller of the two gains, if both lower bounds are above 0.
+    It shows a gain only beside a baseline trained without reference at the same budget, which one evaluation does not
+    have (an experiment does, `nrmodel.experiment.verdicts`): `shown` and `quoted` are None here.
     """
     low, high = PRIMARY_SNR_DB
     chosen = {k: r for k, r in files.items() if r["snr_db"] is not None and low <= r["snr_db"] < high}
     gain = difference(chosen, none, "estoi")
-    result: dict[str, Any] = {"over_none": as_dict(gain), "bootstrap": bootstrap(chosen, none, "estoi")}
-    gains = [gain]
-    if baseline is not None:
-        gains.append(difference(chosen, baseline, "estoi"))
-        result["over_baseline"] = as_dict(gains[1])
-        result["null_handicap"] = as_dict(difference({k: none[k] for k in chosen if k in none}, baseline, "estoi"))
-    result["conclusive"] = all(g.conclusive for g in gains)
-    result["shown"] = result["conclusive"] and all(g.low is not None and g.low > 0 for g in gains)
-    result["quoted"] = min((as_dict(g) for g in gains), key=lambda g: g["mean"] if g["mean"] is not None else 0.0)
-    return result
+    return {
+        "over_none": as_dict(gain), "bootstrap": bootstrap(chosen, none, "estoi"), "conclusive": gain.conclusive,
+        "shown": None, "quoted": None,
+    }  # fmt: skip
 
 
 def bootstrap(files: Files, other: Files, metric: str) -> list[float] | None:
@@ -143,6 +143,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     summary: dict[str, Any] = {"rows": len(rows), "files": len({row["key"] for row in rows})}
     summary["failures"] = count_failures(rows)
     summary["flags"] = count_flags(rows)
+    summary["in_training"] = in_training(rows)
     summary["primary"] = primary_of(groups)
     summary["means"] = [
         described(setting) | {"metrics": {m: as_dict(mean_of(files, m)) for m in METRICS}, "n": len(files)}
@@ -151,7 +152,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     ]
     summary["differences"] = differences(groups, noisy)
     summary["by"] = {
-        "environment": strata(groups, lambda row: row["env_id"].split("~")[0]),
+        "environment": strata(groups, place_of),
         "snr_db": strata(groups, lambda row: snr_level(row["snr_db"])),
         "seen": strata(groups, lambda row: row["seen"]),
     }
@@ -159,6 +160,19 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     summary["by_distance"] = by_distance(groups)
     summary["controls"] = controls(groups)
     return summary
+
+
+def in_training(rows: Sequence[Row]) -> dict[str, int] | None:
+    """How many of the speakers and recordings heard here the model was trained on; None where that is not known."""
+    told = [row for row in rows if row.get("speaker_seen") is not None or row["seen"] is not None]
+    if not told:
+        return None
+    return {
+        "speakers": len({row["speaker"] for row in told if row.get("speaker_seen")}),
+        "of_speakers": len({row["speaker"] for row in told if row.get("speaker_seen") is not None}),
+        "recordings": len({row["recording"] for row in told if row["seen"] == "recording"}),
+        "of_recordings": len({row["recording"] for row in told if row["seen"] is not None}),
+    }
 
 
 def primary_of(groups: dict[Setting, Files]) -> list[dict[str, Any]]:
@@ -201,7 +215,7 @@ def strata(groups: dict[Setting, Files], label: Callable[[Row], Any]) -> list[di
             continue
         levels: dict[Any, list[Row]] = defaultdict(list)
         for row in files.values():
-            if (level := label(row)) is not None and level != "unknown":
+            if (level := label(row)) is not None:
                 levels[level].append(row)
         for level in sorted(levels):
             means: dict[str, float | None] = {}
@@ -218,20 +232,25 @@ def snr_level(snr_db: float | None) -> float | None:
 
 
 def lengths(groups: dict[Setting, Files]) -> list[dict[str, Any]]:
-    """Each length minus the longest, on the files whose clip had the full longest length: the same files throughout."""
+    """Each length minus the longest, on the files whose clips have both lengths in full."""
     found = []
     for setting, files in groups.items():
-        system, mode, _, nfe = setting
+        system, mode, seconds, nfe = setting
         others = [s for s in groups if (s[0], s[1], s[3]) == (system, mode, nfe)]
         longest = max(others, key=lambda s: s[2])
         if mode == "none" or longest == setting:
             continue
-        spans = {key: row["ref_span"][1] - row["ref_span"][0] for key, row in groups[longest].items()}
-        full = max(spans.values())
-        same = {key: row for key, row in files.items() if spans.get(key) == full}
+        whole = {key for key, row in groups[longest].items() if whole_clip(row, longest[2])}
+        same = {key: row for key, row in files.items() if key in whole and whole_clip(row, seconds)}
         metrics = {m: as_dict(difference(same, groups[longest], m)) for m in METRICS}
         found.append(described(setting) | {"minus_seconds": longest[2], "metrics": metrics})
     return found
+
+
+def whole_clip(row: Row, ref_seconds: float) -> bool:
+    """Whether the clip has the length that was asked for. Noise made for it has; a recording may have held less."""
+    start, stop = row["ref_span"]
+    return start < 0 or stop - start == round(ref_seconds * row.get("sample_rate", SAMPLE_RATE))
 
 
 def by_distance(groups: dict[Setting, Files]) -> list[dict[str, Any]]:
@@ -338,10 +357,5 @@ def csv_cell(value: Any) -> Any:
     """Text that a spreadsheet would take for a formula gets an apostrophe; control characters become escapes."""
     if not isinstance(value, str):
         return value
-    text = shown(value)
+    text = printable(value)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
-
-
-def shown(text: str) -> str:
-    """Text from data, safe to show: control characters and lone surrogates as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

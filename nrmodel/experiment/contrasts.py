@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nrmodel.evaluation.statistics import interval, two_way_bootstrap
-from nrmodel.evaluation.tables import HARM_DB, Files, Row, as_dict, by_setting, clusters, finite, harm_rate
+from nrmodel.evaluation.tables import HARM_DB, Files, Row, as_dict, by_setting, clusters, finite, harm_rate, whole_clip
 
 Setting = tuple[str, float, int]  # mode, ref_seconds, nfe
 ArmRows = dict[int, dict[Setting, Files]]  # training seed -> setting -> files
@@ -87,8 +87,7 @@ def keys_with_whole_clip(arm: ArmRows, mode: str, nfe: int) -> set[str]:
     if not lengths:
         return set()
     rows = [r for files in select(arm, mode, max(lengths), nfe).values() for r in files.values()]
-    spans = {row["key"]: row["ref_span"][1] - row["ref_span"][0] for row in rows}
-    return {key for key, span in spans.items() if span == max(spans.values())}
+    return {row["key"] for row in rows} - {row["key"] for row in rows if not whole_clip(row, max(lengths))}
 
 
 def of_split(arm: ArmRows, split: str) -> ArmRows:
