@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -10,12 +11,14 @@ import click
 FOLDER = click.Path(path_type=Path)
 
 
-def numbers(kind, value: str, option: str) -> list:
-    """A comma-separated list of numbers."""
+def numbers(kind, value: str, option: str, least: float = -math.inf) -> list:
+    """A comma-separated list of finite numbers, each at least `least`."""
     try:
         found = [kind(part) for part in value.split(",")]
     except ValueError as e:
         raise click.BadParameter(f"{value!r} is no list of numbers such as 1,2", param_hint=option) from e
+    if not all(math.isfinite(number) and number >= least for number in found):
+        raise click.BadParameter(f"{value!r}: finite numbers of {least:g} or more are expected", param_hint=option)
     return list(dict.fromkeys(found))
 
 
@@ -60,12 +63,13 @@ def command(
         raise click.UsageError("--shards or --clean and --noisy, not both")
     if ref is not None and noisy is None:
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
-    lengths, seed_list = numbers(float, ref_seconds, "--ref-seconds"), numbers(int, seeds, "--seeds")
-    budgets = numbers(int, nfe, "--nfe") if nfe else [None]
-    from cli.main import printable
+    from nrdata.labels import printable
+    from nrdata.sampling.pool import MIN_REF_SECONDS
     from nrmodel.evaluation.evaluate import evaluate
     from nrmodel.evaluation.folders import RATE_RULE
 
+    lengths = numbers(float, ref_seconds, "--ref-seconds", MIN_REF_SECONDS)
+    seed_list, budgets = numbers(int, seeds, "--seeds", 0), numbers(int, nfe, "--nfe", 1) if nfe else [None]
     dataset, data = None, "folders"
     if noisy is None:
         import nrdata

@@ -17,7 +17,8 @@ import nrdata
 from cli.main import run
 from nrdata import audio
 from nrdata.errors import UserError
-from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, noise_seed, seen
+from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, noise_seed, seen, speaker_seen
+from nrmodel.evaluation.folders import FolderFiles
 from nrmodel.process import OUVE
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -195,6 +196,33 @@ def test_seen_in_training():
     assert seen({"env_id": "a/cafe~2", "recording": "a/cafe/2"}, data) == "environment"
     assert seen({"env_id": "a/sea~1", "recording": "a/sea/1"}, data) == "unseen"
     assert seen(facts, None) is None
+    assert seen({"env_id": "local/unknown", "recording": "local/unknown/1"}, data) is None
+
+
+def test_speakers_of_the_training_are_told(dataset, tmp_path):
+    model = StandIn()
+    model.training_data = {"env_ids": [], "recordings": [], "speakers": ["local/s20"]}
+    with pytest.warns(UserWarning, match="1 of the 2 speakers and on 0 of the"):
+        summary = evaluate(model, dataset, out=tmp_path, modes=("none",), workers=1)
+    assert summary["in_training"]["speakers"] == 1
+    assert speaker_seen({"speaker": "local/unknown"}, model.training_data) is None
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.partial", "table.md"])
+def test_rows_of_who_knows_what_are_not_deleted(dataset, tmp_path, name):
+    (tmp_path / name).write_text("{}\n")
+    with pytest.raises(UserError, match=f"{name} is there.*--force"):
+        evaluate(StandIn(), dataset, out=tmp_path, modes=("none",), limit=1)
+    assert (tmp_path / name).read_text() == "{}\n"
+
+
+def test_a_limit_on_folders_draws_from_all_of_them(tmp_path):
+    for side in ("clean", "noisy"):
+        (tmp_path / side).mkdir()
+        for i in range(30):
+            (tmp_path / side / f"{i:02d}.wav").touch()
+    few, more = (FolderFiles(tmp_path / "clean", tmp_path / "noisy", limit=n).names for n in (5, 10))
+    assert len(few) == 5 and set(few) < set(more) and more == sorted(more) and max(few) > "14"
 
 
 def test_a_model_of_another_rate_is_refused_with_both_numbers(dataset, tmp_path):
@@ -284,6 +312,7 @@ def test_swapped_folders_have_no_scores(tmp_path):
     argv = ["evaluate", "--clean", f"{tmp_path}/a/noisy", "--noisy", f"{tmp_path}/a/clean", "--out", f"{tmp_path}/out"]
     assert run([*argv, "--enhanced", f"{tmp_path}/a/clean", "--workers", "1"]) == 1
     assert all(set(row["failures"].values()) == {"swapped"} for row in rows_of(tmp_path / "out"))
+    assert all("fault" not in row for row in rows_of(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -322,6 +351,10 @@ def test_hostile_names_go_through(tmp_path, capsys):
         (["--clean", "a"], "belong together"),
         (["--clean", "a", "--noisy", "b", "--shards", "c"], "not both"),
         (["--nfe", "one"], "no list of numbers"),
+        (["--nfe", "0"], "1 or more"),
+        (["--ref-seconds", "0.1"], "0.25 or more"),
+        (["--ref-seconds", "1,inf"], "finite numbers"),
+        (["--ref-seconds", "nan"], "finite numbers"),
         (["--ref", "x"], "their own references"),
     ],
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.files import write_text
-from nrmodel.evaluation.folders import by_name, check_pairs, read_mono
+from nrmodel.evaluation.folders import by_name, check_pairs, drawn, read_mono
 from nrmodel.evaluation.markdown import escaped, table
 from nrmodel.evaluation.metrics import SAMPLE_RATE
 from nrmodel.evaluation.tables import csv_cell
@@ -57,7 +57,8 @@ def rate_folders(
         if folder:
             check_pairs(folder, have, noisy, found)
     lines = []
-    for name in sorted(found)[:limit]:
+    names = sorted(found)
+    for name in (names[place] for place in drawn(len(names), limit)):
         x = read_mono(found[name])
         sounds = {"noisy": x}
         if estimates:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +26,18 @@ from nrdata import audio
 from nrdata.environment import provenance
 from nrdata.errors import UserError
 from nrdata.files import write_text
+from nrdata.labels import is_unknown
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
 from nrmodel.evaluation import tables
-from nrmodel.evaluation.folders import FolderFiles, Sounds
+from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores
 from nrmodel.evaluation.rungs import Reference, parse_rung, reference
 from nrmodel.evaluation.scoring import ScoringPool
 from nrmodel.evaluation.systems import System, folder_system, model_systems, peer_system
 
 MODES = ("none", "oracle", "disjoint", "env", "mismatch")
+MADE = ("rows.jsonl", "rows.partial", "summary.json", "table.csv", "table.md")  # in the folder of an evaluation
 IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "seed")  # of a row
 
 
@@ -51,8 +54,7 @@ class Job:
 
 
 class ShardFiles:
-    """One split of a data set. With a limit: that many rows of a fixed permutation, so that a smaller limit is a part
-    of a larger one and no grid of environments and SNRs is met in step."""
+    """One split of a data set, or `limit` rows drawn from it."""
 
     def __init__(self, dataset: Any, split: str, limit: int | None = None):
         if split not in dataset.splits:
@@ -62,9 +64,7 @@ class ShardFiles:
         count = len(self.index.key)
         if count == 0:
             raise UserError(f"the split {split!r} of {dataset.name} is empty", "empty")
-        self.rows: Sequence[int] = range(count)
-        if limit is not None and limit < count:
-            self.rows = sorted(int(row) for row in np.random.default_rng(0).permutation(count)[:limit])
+        self.rows = drawn(count, limit)
         self.fingerprint = str(dataset.fingerprint)
 
     def key(self, row: int) -> str:
@@ -144,8 +144,9 @@ def evaluate(
         workers = workers or max(1, (os.cpu_count() or 2) // 2)
         write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
         run(files, systems, out, training_data, workers)
-    rows = tables.read_rows(out / "rows.jsonl")
-    return tables.write_tables(rows, out)
+    summary = tables.write_tables(tables.read_rows(out / "rows.jsonl"), out)
+    warn_of_training_data(summary["in_training"])
+    return summary
 
 
 def run(
@@ -174,10 +175,11 @@ def run(
                 continue
             sounds = files.sounds(row)
             facts, fault = files.facts(row, sounds), files.fault(sounds)
-            facts["seen"] = seen(facts, training_data)
+            facts |= {"seen": seen(facts, training_data), "speaker_seen": speaker_seen(facts, training_data)}
             for job in waiting:
                 described, estimate = enhanced_row(files, row, facts, sounds, job)
-                named = fault or described.pop("fault", None)
+                own_fault = described.pop("fault", None)
+                named = fault or own_fault
                 if named or estimate is None:
                     append(described, Scores(failures=dict.fromkeys(METRICS, str(named))))
                     continue
@@ -213,7 +215,8 @@ def enhanced_row(
     described = {
         "key": facts["key"], "system": job.system.name, "mode": job.mode, "ref_seconds": job.ref_seconds,
         "sampler": job.system.sampler(job.nfe), "nfe": job.nfe, "seed": job.seed,
-        **{name: facts[name] for name in ("env_id", "recording", "speaker", "snr_db", "seen")},
+        **{name: facts[name] for name in ("env_id", "recording", "speaker", "snr_db", "seen", "speaker_seen")},
+        "sample_rate": sounds.sample_rate,
         "relation": clip.relation if clip else "missing", "ref_source": clip.source if clip else "",
         "ref_span": list(clip.span) if clip else [-1, -1],
         "ref_distance_db": None if clip is None or clip.distance_db is None else round(clip.distance_db, 3),
@@ -257,12 +260,29 @@ def noise_seed(key: str, seed: int) -> int:
 def seen(facts: dict[str, Any], training_data: dict | None) -> str | None:
     """`recording`, `environment` or `unseen` in training; None where it is not known. A variant (`~k`) of a seen
     environment is seen."""
-    if training_data is None or facts["env_id"] == "unknown":
+    if training_data is None or is_unknown(facts["env_id"]):
         return None
     if facts["recording"] in training_data["recordings"]:
         return "recording"
     places = {env_id.split("~")[0] for env_id in training_data["env_ids"]}
     return "environment" if facts["env_id"].split("~")[0] in places else "unseen"
+
+
+def speaker_seen(facts: dict[str, Any], training_data: dict | None) -> bool | None:
+    """Whether the model was trained on speech of this speaker; None where that is not known."""
+    if training_data is None or is_unknown(facts["speaker"]):
+        return None
+    return facts["speaker"] in training_data["speakers"]
+
+
+def warn_of_training_data(counts: dict[str, int] | None) -> None:
+    """Say it where a test is none, since the model has heard its speakers or its very recordings of noise."""
+    if counts is not None and (counts["speakers"] or counts["recordings"]):
+        warnings.warn(
+            f"the model was trained on {counts['speakers']} of the {counts['of_speakers']} speakers and on "
+            f"{counts['recordings']} of the {counts['of_recordings']} noise recordings that it is scored on",
+            stacklevel=3,
+        )
 
 
 def evenly(place: int, count: int, wanted: int) -> bool:
@@ -274,13 +294,19 @@ def prepare(out: Path, request: dict[str, Any], force: bool) -> None:
     """`out` is new, or holds the same request (then it goes on), or `force` clears what is there."""
     out.mkdir(parents=True, exist_ok=True)
     config = out / "config.json"
+    there = [out / name for name in MADE if (out / name).exists()]
+    if there and not config.exists() and not force:
+        raise UserError(
+            f"{there[0]} is there, and no config.json beside it says of what: choose another --out, or --force",
+            "exists",
+        )
     if config.exists() and json.loads(config.read_text(encoding="utf-8")) != request:
         if not force:
             raise UserError(f"{out} holds an evaluation of something else: choose another --out, or --force", "exists")
     elif config.exists() and not force:
         return
-    for name in ("rows.jsonl", "rows.partial", "summary.json", "table.csv", "table.md"):
-        (out / name).unlink(missing_ok=True)
+    for path in there:
+        path.unlink()
     write_json(config, request)
 
 

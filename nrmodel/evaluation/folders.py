@@ -6,6 +6,7 @@ enhanced or scored; what is under 16 kHz is refused, since wide-band PESQ has no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class FolderFiles:
         check_pairs(clean, self.clean, noisy, self.noisy)
         if ref:
             check_pairs(ref, self.ref, noisy, self.noisy)
-        self.names = sorted(self.noisy)[:limit]
+        names = sorted(self.noisy)
+        self.names = [names[place] for place in drawn(len(names), limit)]
         self.rows = range(len(self.names))
         self.modes = ("none", "given") if ref else ("none",)
         self.fingerprint, self.sample_rate = "", SAMPLE_RATE
@@ -72,6 +74,14 @@ class FolderFiles:
         clip = read_mono(self.ref[name])
         distance = spectral_distance_db(clip, sounds.noise, SAMPLE_RATE)
         return Reference(clip, "given", f"{name}.ref", (0, len(clip)), distance)
+
+
+def drawn(count: int, limit: int | None) -> Sequence[int]:
+    """The places of `count` that a limit leaves, in order: the first of a fixed permutation, so that a smaller limit is
+    a part of a larger one and no grid of environments and SNRs is met in step."""
+    if limit is None or limit >= count:
+        return range(count)
+    return sorted(int(place) for place in np.random.default_rng(0).permutation(count)[:limit])
 
 
 def by_name(folder: Path) -> dict[str, Path]:
