@@ -184,7 +184,7 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 
 def _text(summary) -> str:
-    from cli.main import printable
+    from nrdata.labels import printable
 
     lines = [printable(note) for note in summary.notes]
     if summary.snr_deviations:

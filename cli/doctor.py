@@ -22,7 +22,7 @@ def command(as_json):
         click.echo(json.dumps({"healthy": healthy, "findings": [finding.as_dict() for finding in findings]}, indent=1))
         return 0 if healthy else 1
 
-    from cli.main import printable
+    from nrdata.labels import printable
 
     for finding in findings:
         remark = "; ".join(filter(None, [finding.detail, finding.remedy]))

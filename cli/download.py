@@ -23,8 +23,8 @@ def command(source, parts, source_dir, out):
     """Bring the archives of SOURCE (all, or the PARTS named), check them and unpack them.
 
     The same command again goes on where it stopped. `nr sources` lists sources, sizes and licences."""
-    from cli.main import printable
     from nrdata import download
+    from nrdata.labels import printable
 
     options = download.bring(source, parts, out, source_dir, say=lambda text: click.echo(printable(text)))
     click.echo(printable(f"next: nr build-shards {options}"))

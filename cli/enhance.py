@@ -31,8 +31,8 @@ def command(noisy, pairs, ref, ref_span, out, residual, nfe, seed, checkpoint, f
         raise click.UsageError("--ref, --ref-span and --pairs exclude one another")
 
     import nrmodel
-    from cli.main import printable
     from nrdata import audio
+    from nrdata.labels import printable
     from nrdata.progress import Progress
     from nrmodel.defaults import default_checkpoint
     from nrmodel.enhance_files import enhance_files

@@ -24,7 +24,7 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
 
     Example: nr experiment experiments/smoke.toml
     """
-    from cli.main import printable
+    from nrdata.labels import printable
     from nrmodel.experiment.plan import read_plan
     from nrmodel.experiment.run import run
     from nrmodel.train import Interrupted

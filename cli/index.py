@@ -14,8 +14,8 @@ def command(paths):
 
     Example: nr index shards/real
     """
-    from cli.main import printable
     from nrdata.dataset import default_folder
+    from nrdata.labels import printable
     from nrdata.reindex import reindex
 
     for path in paths or [default_folder()]:

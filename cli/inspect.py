@@ -23,9 +23,9 @@ def command(folder, picture, logged, as_json):
     import json
     from dataclasses import asdict
 
-    from cli.main import printable
     from nrdata import inspect
     from nrdata.dataset import default_folder
+    from nrdata.labels import printable
 
     if folder is None and picture and Path(picture).is_dir():  # nr inspect --plot FOLDER
         folder, picture = picture, "inspect.png"
@@ -58,7 +58,7 @@ def _tables(found):
     from rich.markup import escape
     from rich.table import Table
 
-    from cli.main import printable
+    from nrdata.labels import printable
 
     console = Console()
     if not console.is_terminal:

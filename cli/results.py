@@ -29,7 +29,7 @@ def command(results: Path, check: bool) -> int:
 
     Example: python -m cli.results --check
     """
-    from cli.main import printable
+    from nrdata.labels import printable
 
     changed: list[Path] = []
     count = 0

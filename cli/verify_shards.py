@@ -17,8 +17,8 @@ def command(folder, leaks, as_json):
     import json
     from dataclasses import asdict
 
-    from cli.main import printable
     from nrdata.dataset import default_folder
+    from nrdata.labels import printable
     from nrdata.leaks import find_leaks
     from nrdata.verify import verify
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from stand_ins import tiny_checkpoint
 
 from cli import main
-from cli.main import COMMANDS, printable, run
+from cli.main import COMMANDS, run
 from nrdata.errors import UserError
+from nrdata.labels import printable
 
 ROOT = Path(__file__).parents[1]
 NR = [sys.executable, "-m", "cli.main"]
