@@ -70,6 +70,8 @@ def test_a_plan_becomes_cells_in_an_order_that_can_be_run():
     assert names.count("train baseline seed 1") == 1
     assert "train conditioning-film seed 0" in names and "train conditioning-film seed 1" not in names
     assert "evaluate long proposed seed 1" in names and "evaluate long baseline seed 0" not in names
+    (main,) = [cell for cell in made.cells if cell.name == "evaluate main baseline seed 0"]
+    assert main.request["modes"] == ["none"]  # it takes no clip
     configs = [made.train_config(c.arm, c.seed) for c in made.cells if c.kind == "train"]
     assert len({c.out for c in configs}) == len(configs)
 

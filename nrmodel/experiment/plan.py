@@ -223,6 +223,9 @@ def _cells(
             if title in requests[name]:
                 raise UserError(f"two evaluations are called {title}")
             requests[name][title] = main | {k: v for k, v in asked.items() if k not in ("name", "of")}
+    for name, arm in arms.items():
+        if arm.config.get("ref_mode") == "none":  # it takes no clip
+            requests[name] = {title: request | {"modes": ["none"]} for title, request in requests[name].items()}
     cells = [Cell("data", "data")] if synthetic else []
     first = ("data",) if synthetic else ()
     for seed in sorted({seed for arm in arms.values() for seed in arm.seeds}):

@@ -64,7 +64,7 @@ def sentence(gains: dict[str, dict], quoted: str, shown: bool, conclusive: bool,
         return f"Nothing may be quoted: {TOO_SHORT} ({gains[quoted]['files']} files at -5 and 0 dB)."
     gain = gains[quoted]
     other = {"over_none": "the same network without a clip", "over_baseline": "a network trained without references"}
-    numbers = f"{gain['mean']:+.3f} ESTOI [{gain['low']:.3f}, {gain['high']:.3f}]"
+    numbers = f"{gain['mean']:+.4f} ESTOI [{gain['low']:.4f}, {gain['high']:.4f}]"
     trained = f"{len(gain['seeds'])} training{'s' if len(gain['seeds']) > 1 else ''}"
     basis = (
         f"{gain['files']} files, {gain['environments']} environments, {gain['speakers']} speakers, {trained}, 95 % "
@@ -88,7 +88,7 @@ def within(gain: dict[str, Any], ref_seconds: float) -> str:
         return f"Nothing may be quoted: {TOO_SHORT}, and there is no baseline trained without references."
     return (
         f"Within one network a {ref_seconds:g} s clip of the same place at another time changed intelligibility at -5 "
-        f"and 0 dB by {gain['mean']:+.3f} ESTOI [{gain['low']:.3f}, {gain['high']:.3f}] ({gain['files']} files). That "
+        f"and 0 dB by {gain['mean']:+.4f} ESTOI [{gain['low']:.4f}, {gain['high']:.4f}] ({gain['files']} files). That "
         "is no gain over a network without references: there is no baseline trained without them."
     )
 
