@@ -46,9 +46,10 @@ def _start() -> None:
         parent.join()
         os._exit(1)
 
-    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us
     threading.Thread(target=watch, daemon=True).start()
+    # Last: before there is work a SIGTERM may simply kill, and an exception in here would be reported with its trace.
+    signal.signal(signal.SIGTERM, stop)
 
 
 @contextlib.contextmanager
