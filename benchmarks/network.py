@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not count as work
@@ -150,9 +150,15 @@ def memory(name: str, config: NCSNppConfig, batch: int, frames: int, device: tor
         before = torch.cuda.memory_allocated(device)
         case.step()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_of_process()
     case.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return peak_of_process() - before
+
+
+def peak_of_process() -> float:
+    """MiB resident at the peak since the program began (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
 def main() -> None:

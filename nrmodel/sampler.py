@@ -203,14 +203,21 @@ def few_step(
 
 
 @torch.no_grad()
-def average(model: Model, y: Tensor, z_r: Tensor | None, noise: Noise, *, calls: int = 5) -> Tensor:
-    """The mean of `calls` estimates at t = 1, each from its own start y + s(1) z: what the start's noise adds to the
-    error of one estimate falls as 1 / calls. Network calls: calls."""
-    s = noise_level(model.process, 1.0)
+def average(
+    model: Model,
+    y: Tensor,
+    z_r: Tensor | None,
+    noise: Noise,
+    *,
+    times: int = 5,
+    sample: Callable[..., Tensor] = few_step,
+) -> Tensor:
+    """The mean of `times` estimates by `sample`, each from its own noise: what the noise adds to the squared error of
+    one estimate falls as 1 / times. Network calls: times x those of `sample`."""
     total = torch.zeros_like(y)
-    for _ in range(calls):
-        total += _denoised_at(model, y + s * noise(y.shape), y, s, z_r)
-    return total / calls
+    for _ in range(times):
+        total += sample(model, y, z_r, noise)
+    return total / times
 
 
 def noise_level(process: OUVE, t: float) -> float:
@@ -314,7 +321,7 @@ def for_budget(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
     if isinstance(model.process, SBVE):
         return "bridge-ode", partial(bridge_ode, steps=nfe)
     if model.config.objective.kind == "data":
-        return ("one-call", few_step) if nfe == 1 else ("average", partial(average, calls=nfe))
+        return ("one-call", few_step) if nfe == 1 else ("average", partial(average, times=nfe))
     if nfe >= 40:
         return "predictor-corrector", partial(predictor_corrector, steps=nfe // 2)
     if nfe >= 20:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from cli.main import run
+from nrmodel import sampler
 from nrmodel.convert import to_ours, to_published
-from nrmodel.model import load
+from nrmodel.model import load, pad_frames
 from nrmodel.network.ncsnpp import NCSNpp, NCSNppConfig
 from nrmodel.objective import Preconditioning
 from nrmodel.process import OUVE, SBVE
@@ -317,3 +318,8 @@ def test_a_converted_bridge(tmp_path):
     assert model.process == SBVE(k=2.1, c=0.3, t_eps=0.02) and model.nfe == 7
     noisy = 0.1 * np.random.default_rng(0).standard_normal(6000).astype(np.float32)
     assert np.isfinite(model.enhance(noisy, 16000, nfe=2)).all()
+    # As published: filled up to 64 frames by reflection, and the inverse takes these frames too.
+    wave = torch.from_numpy(noisy)[None] / np.abs(noisy).max()
+    y = pad_frames(model.spectrogram.forward(wave), 64, "reflection")
+    expected = model.spectrogram.inverse(sampler.bridge_ode(model, y, None, None, steps=2), 6000)
+    assert torch.equal(model.enhance_window(wave, None, 2, None), expected)

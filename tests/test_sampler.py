@@ -181,7 +181,7 @@ def test_network_calls_are_what_the_samplers_state():
     assert calls(sampler.heun, steps=6) == 13
     assert calls(sampler.heun, steps=6, denoise=False) == 12
     assert calls(sampler.few_step, levels=(0.3, 0.1)) == 3
-    assert calls(sampler.average, calls=4) == 4
+    assert calls(sampler.average, times=4) == 4
     bridge = BridgeData()
     sampler.bridge_ode(bridge, Y, None, complex_noise(0), steps=9)
     assert bridge.calls == 9
@@ -265,7 +265,7 @@ def test_more_averaged_estimates_are_closer_to_the_mean():
     model = Gaussian(v=1.0)
     y = Y.repeat(1, 1, 100, 30)
     one = sampler.few_step(model, y, None, complex_noise(0))
-    four = sampler.average(model, y, None, complex_noise(1), calls=4)
+    four = sampler.average(model, y, None, complex_noise(1), times=4)
     spread = lambda x: (x - x.mean()).abs().pow(2).mean().item()  # noqa: E731
     assert spread(four) == pytest.approx(spread(one) / 4, rel=0.15)
 
