@@ -159,7 +159,7 @@ def test_sampler_noise_belongs_to_file_and_seed_and_is_shared_by_modes(dataset, 
     assert noise_seed("a", 0) != noise_seed("a", 1) != noise_seed("b", 1)
     assert {nfe for nfe, _ in model.calls} == {1, 2}
     samplers = {row["nfe"]: row["sampler"] for row in rows_of(tmp_path) if row["system"][:2] == "nr"}
-    assert samplers == {1: "one-call", 2: "few-step"}
+    assert samplers == {1: "one-call", 2: "average"}
 
 
 def test_what_the_data_cannot_serve_is_named(tmp_path):
