@@ -7,9 +7,10 @@ Every sampler is called alike, `sampler(model, y, z_r, noise, **options) -> comp
 * `z_r` is the embedded reference, computed once by the caller, or None;
 * `noise(shape)` is the caller's source of complex Gaussian noise with E|z|^2 = 1: the sampler owns no generator.
 
-Predictors and correctors follow Song et al. 2021 (alg. 2, 4, 5) and Richter et al. 2023 (arXiv 2208.05830), the bridge
-Jukic et al. 2024. With u = (x_t - (1 - e^-theta t) y) e^(theta t) = x0 + s z, s = sigma(t) e^(theta t), the process is
-variance-exploding in (u, s): there the linear drift is integrated exactly, and `few_step` works in these coordinates.
+Predictors and correctors follow Song et al. 2021 (alg. 2, 4, 5) and Richter et al. 2023 (arXiv 2208.05830); the bridge
+has samplers of its own (nrmodel.bridge). With u = (x_t - (1 - e^-theta t) y) e^(theta t) = x0 + s z and
+s = sigma(t) e^(theta t), the process is variance-exploding in (u, s): there the linear drift is integrated exactly, and
+`few_step` works in these coordinates.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from nrdata.errors import UserError
+from nrmodel.bridge import bridge_ode
 from nrmodel.process import OUVE, SBVE
 
 Noise = Callable[[Sequence[int]], Tensor]
@@ -243,96 +245,37 @@ def spaced_levels(
     return [float(root**power) for root in np.linspace(*ends, calls)[1:]]
 
 
-# --- the Schroedinger bridge ------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def bridge_ode(
-    model: Model, y: Tensor, z_r: Tensor | None, noise: Noise, *, steps: int = 50, t_end: float = 1e-4
-) -> Tensor:
-    """The bridge's ODE from y at t = 1 to `t_end`, no noise drawn. Each step is w_prev x + w_est D + w_y y. At t = 1
-    the first and the last weight nearly cancel (5308.85 and -5308.17 for N = 5): the state is kept as d + a y, with
-    d = 0 at the start and a in double precision, so that the cancelling terms merge before they meet float32.
-    Network calls: steps."""
-    deviation, share = torch.zeros_like(y), 1.0
-    x = y
-    for t, (w_prev, w_est, w_y) in zip(*bridge_ode_weights(model.process, steps, t_end), strict=True):
-        estimate = model.denoised(x, y, _times(y, t), z_r)
-        deviation = float(w_prev) * deviation + float(w_est) * estimate
-        share = w_prev * share + w_y
-        x = deviation + float(share) * y
-    return x
-
-
-@torch.no_grad()
-def bridge_sde(
-    model: Model, y: Tensor, z_r: Tensor | None, noise: Noise, *, steps: int = 50, t_end: float = 1e-4
-) -> Tensor:
-    """The bridge's SDE from y at t = 1 to `t_end`: x = w_prev x + w_est D + w_z z, the last z with weight 0.
-    Network calls: steps."""
-    x = y
-    for t, (w_prev, w_est, w_z) in zip(*bridge_sde_weights(model.process, steps, t_end), strict=True):
-        estimate = model.denoised(x, y, _times(y, t), z_r)
-        x = float(w_prev) * x + float(w_est) * estimate + float(w_z) * noise(y.shape)
-    return x
-
-
-def bridge_ode_weights(process: SBVE, steps: int, t_end: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
-    """(times (steps,), weights (steps, 3) of previous state, estimate, y) in double precision. The network is called
-    with the previous state and the new, smaller time."""
-    times, s, sb, s1, eps = _bridge_schedule(process, steps, t_end)
-    sp, sbp, s, sb = s[:-1], sb[:-1], s[1:], sb[1:]
-    w_prev = s * sb / (sp * sbp + eps)
-    w_est = (sb**2 - sbp * s * sb / (sp + eps)) / (s1**2 + eps)
-    w_y = (s**2 - sp * s * sb / (sbp + eps)) / (s1**2 + eps)
-    return times[1:], np.stack([w_prev, w_est, w_y], axis=1)
-
-
-def bridge_sde_weights(process: SBVE, steps: int, t_end: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
-    """(times (steps,), weights (steps, 3) of previous state, estimate, noise) in double precision."""
-    times, s, _, _, eps = _bridge_schedule(process, steps, t_end)
-    w_prev = s[1:] ** 2 / (s[:-1] ** 2 + eps)
-    w_est = 1 - w_prev
-    w_z = s[1:] * np.sqrt(w_est)
-    w_z[-1] = 0.0
-    return times[1:], np.stack([w_prev, w_est, w_z], axis=1)
-
-
-def _bridge_schedule(process: SBVE, steps: int, t_end: float):
-    """Grid and s(t), s-bar(t), s(1), eps of the bridge, in double precision: in float32 s-bar(1) is the square root of
-    a rounding error, NaN for some k and c."""
-    times = torch.linspace(1.0, t_end, steps + 1, dtype=torch.float64)
-    passed, left, whole = process.variances(times)
-    return times.numpy(), passed.sqrt().numpy(), left.sqrt().numpy(), math.sqrt(whole), process.eps
-
-
 # --- which sampler for how many calls ---------------------------------------------------------------------------------
+
+
+LATE_START = 0.7  # time at which the steps of a score-trained network begin
 
 
 def for_budget(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
     """The sampler for at most `nfe` network calls: (its name, a function called like every sampler).
 
-    A bridge takes its ODE. A network trained on the score takes the published sampler (40 calls and more), its
-    predictor alone (20 and more), or exponential-integrator steps from a later start. A network that estimates x0 gives
-    its best estimate at t = 1 already, and more calls average more of them: measured, levels below s(1) lose in PESQ,
-    ESTOI and SI-SDR, the average loses in none."""
+    A bridge takes its ODE. NCSN++ trained on the score takes the published sampler (40 calls and more) or its predictor
+    alone (20 and more). Below that, and for a compact network, the score is good at small t only: up to nine
+    exponential-integrator steps from a later start, then the average of several times five. A network that estimates x0
+    gives its best estimate at t = 1 already, and more calls average more of them: levels below s(1) were measured to
+    lose in PESQ, ESTOI and SI-SDR, the average in none."""
     if nfe < 1:
         raise UserError(f"--nfe {nfe}: a sampler needs at least one network call")
     if isinstance(model.process, SBVE):
         return "bridge-ode", partial(bridge_ode, steps=nfe)
     if model.config.objective.kind == "data":
         return ("one-call", few_step) if nfe == 1 else ("average", partial(average, times=nfe))
-    if nfe >= 40:
-        return "predictor-corrector", partial(predictor_corrector, steps=nfe // 2)
-    if nfe >= 20:
-        return "predictor", partial(predictor_corrector, steps=nfe, corrector="none")
-    if nfe == 1:
-        return "one-call", few_step
-    levels = spaced_levels(model.process, nfe, start=LATE_START)
-    return "exponential", partial(few_step, start=LATE_START, levels=levels, renoise="ancestral")
-
-
-LATE_START = 0.7  # of the exponential-integrator steps, chosen by measurement: docs/few-steps.md
+    if model.config.precondition.form != "compact":
+        if nfe >= 40:
+            return "predictor-corrector", partial(predictor_corrector, steps=nfe // 2)
+        if nfe >= 20:
+            return "predictor", partial(predictor_corrector, steps=nfe, corrector="none")
+    calls = nfe if nfe < 10 else 5
+    levels = spaced_levels(model.process, calls, start=LATE_START)
+    steps = partial(few_step, start=LATE_START, levels=levels, renoise="ancestral")
+    if nfe < 10:
+        return ("one-call" if nfe == 1 else "exponential"), steps
+    return "exponential-average", partial(average, times=nfe // 5, sample=steps)
 
 
 # --- small things -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nrmodel import sampler
+from nrmodel import bridge, sampler
 from nrmodel.convert import convert, name_table, read_published, to_ours
 from nrmodel.model import load, pad_frames
 from nrmodel.objective import Objective, Preconditioning, draw_times, loss, state
@@ -126,8 +126,8 @@ class Replay:
             rows |= {"sb_sigma_t": passed.sqrt(), "sb_sigma_bar": left.sqrt()}
             rows["sb_sigma_T"] = torch.full_like(t, whole**0.5)
             rows |= dict.fromkeys(("sb_alpha_t", "sb_alpha_T", "sb_alpha_bar"), torch.ones_like(t))
-            times, rows["sb_ode_weights"] = sampler.bridge_ode_weights(process, 5)
-            rows["sb_sde_weights"] = sampler.bridge_sde_weights(process, 5)[1]
+            times, rows["sb_ode_weights"] = bridge.bridge_ode_weights(process, 5)
+            rows["sb_sde_weights"] = bridge.bridge_sde_weights(process, 5)[1]
             rows["sb_grid"] = np.concatenate([[1.0], times])
         else:
             rows["sde_drift_x1_y2"] = process.drift(torch.ones_like(t), 2 * torch.ones_like(t), t)
@@ -336,7 +336,7 @@ class Replay:
     @property
     def sb_sde_sample(self):
         noise = self.queue(self.given["draws"][..., :16])
-        return sampler.bridge_sde(self.model, self.given["net_y"][:1], None, noise, steps=4)
+        return bridge.bridge_sde(self.model, self.given["net_y"][:1], None, noise, steps=4)
 
     @property
     def enh_norm_factor(self):
@@ -380,7 +380,7 @@ class Replay:
         model, states = self.model, []
         if self.name == "c":
             watched = Watched(model, states.append)
-            return sampler.bridge_ode(watched, y, None, None, steps=5), states
+            return bridge.bridge_ode(watched, y, None, None, steps=5), states
 
         def correct(*args):
             x, mean = sampler.annealed_langevin(*args)
@@ -406,7 +406,7 @@ class Replay:
 
         y = self.given["enh_Y"].to(torch.complex128)
         model = copy.deepcopy(self.model).double()
-        return sampler.bridge_ode(model, y, None, None, steps=5)[0, 0].to(torch.complex64)
+        return bridge.bridge_ode(model, y, None, None, steps=5)[0, 0].to(torch.complex64)
 
 
 class Watched:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cli.main import run
-from nrmodel import sampler
+from nrmodel import bridge
 from nrmodel.convert import to_ours, to_published
 from nrmodel.model import load, pad_frames
 from nrmodel.network.ncsnpp import NCSNpp, NCSNppConfig
@@ -321,5 +321,5 @@ def test_a_converted_bridge(tmp_path):
     # As published: filled up to 64 frames by reflection, and the inverse takes these frames too.
     wave = torch.from_numpy(noisy)[None] / np.abs(noisy).max()
     y = pad_frames(model.spectrogram.forward(wave), 64, "reflection")
-    expected = model.spectrogram.inverse(sampler.bridge_ode(model, y, None, None, steps=2), 6000)
+    expected = model.spectrogram.inverse(bridge.bridge_ode(model, y, None, None, steps=2), 6000)
     assert torch.equal(model.enhance_window(wave, None, 2, None), expected)

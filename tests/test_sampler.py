@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrdata.errors import UserError
-from nrmodel import sampler
+from nrmodel import bridge, sampler
 from nrmodel.process import OUVE, SBVE
 
 Y = torch.full((1, 1, 2, 3), 0.4 - 0.2j, dtype=torch.complex128)
@@ -23,10 +23,10 @@ SHAPE = (1, 1, 2, 3)
 class Gaussian:
     """x0 ~ CN(m, v): score and posterior mean of x_t in closed form; counts its calls."""
 
-    def __init__(self, m: complex = 0.7 + 0.1j, v: float = 0.09, kind: str = "score", process=None):
+    def __init__(self, m: complex = 0.7 + 0.1j, v: float = 0.09, kind: str = "score", process=None, form="v2"):
         self.m, self.v, self.calls = m, v, 0
         self.process = process or OUVE()
-        self.config = SimpleNamespace(objective=SimpleNamespace(kind=kind))
+        self.config = SimpleNamespace(objective=SimpleNamespace(kind=kind), precondition=SimpleNamespace(form=form))
 
     def moments(self, y, t):
         a = torch.exp(-self.process.theta * t).reshape(-1, 1, 1, 1)
@@ -182,19 +182,42 @@ def test_network_calls_are_what_the_samplers_state():
     assert calls(sampler.heun, steps=6, denoise=False) == 12
     assert calls(sampler.few_step, levels=(0.3, 0.1)) == 3
     assert calls(sampler.average, times=4) == 4
-    bridge = BridgeData()
-    sampler.bridge_ode(bridge, Y, None, complex_noise(0), steps=9)
-    assert bridge.calls == 9
+    model = BridgeData()
+    bridge.bridge_ode(model, Y, None, complex_noise(0), steps=9)
+    assert model.calls == 9
 
 
+@pytest.mark.parametrize("form", ["v1", "v2", "compact"])
 @pytest.mark.parametrize("kind", ["score", "denoiser", "data"])
-@pytest.mark.parametrize("nfe", [1, 2, 3, 5, 10, 25, 30, 60])
-def test_a_budget_is_used_and_not_exceeded(kind, nfe):
-    model = Gaussian(kind=kind)
+@pytest.mark.parametrize("nfe", [1, 2, 3, 5, 9, 10, 25, 30, 60])
+def test_a_budget_is_used_and_not_exceeded(kind, nfe, form):
+    model = Gaussian(kind=kind, form=form)
     name, sample = sampler.for_budget(nfe, model)
     out = sample(model, Y, None, complex_noise(0))
     assert out.shape == Y.shape and name
     assert model.calls == nfe
+
+
+def test_the_published_sampler_belongs_to_the_published_network():
+    names = {(form, n): sampler.for_budget(n, Gaussian(form=form))[0] for form in ("v1", "compact") for n in (20, 40)}
+    assert names == {
+        ("v1", 20): "predictor",
+        ("v1", 40): "predictor-corrector",
+        ("compact", 20): "exponential-average",
+        ("compact", 40): "exponential-average",
+    }
+
+
+@pytest.mark.parametrize("kind", ["score", "data"])
+def test_no_budget_is_further_from_the_mean_than_a_smaller_one(kind):
+    """With a perfect network the error against the posterior mean given y, here m, falls with every larger budget."""
+    y = Y.repeat(1, 1, 100, 40)
+    errors = []
+    for nfe in (10, 30, 60):
+        model = Gaussian(kind=kind, form="compact")
+        out = sampler.for_budget(nfe, model)[1](model, y, None, complex_noise(nfe))
+        errors.append((out - out.mean()).abs().square().mean().item())
+    assert all(b < a for a, b in pairwise(errors))
 
 
 def test_a_budget_below_one_is_refused():
@@ -294,31 +317,31 @@ def test_the_bridges_ode_follows_its_mean_where_the_network_knows_the_clean_soun
     """With D = x0 the ODE's solution is the marginal mean, at any number of steps."""
     model = BridgeData()
     y32 = Y.to(torch.complex64)
-    out = sampler.bridge_ode(model, y32, None, complex_noise(0), steps=steps)
+    out = bridge.bridge_ode(model, y32, None, complex_noise(0), steps=steps)
     expected = model.process.mean(torch.full_like(Y, model.clean), Y, column(1e-4))
     assert (out - expected).abs().max() < 1e-3  # eps = 1e-8 stands in every denominator, sqrt(eps) in the first step
 
 
 @pytest.mark.parametrize("k, c", [(2.6, 0.4), (2.6, 0.51), (1.7, 0.3)])
 def test_the_bridges_schedule_is_finite_where_float32_was_not(k, c):
-    for weights in (sampler.bridge_ode_weights, sampler.bridge_sde_weights):
+    for weights in (bridge.bridge_ode_weights, bridge.bridge_sde_weights):
         assert np.isfinite(weights(SBVE(k, c), 5)[1]).all()
 
 
 def test_merging_the_first_steps_terms_is_what_makes_float32_work():
     """The literal sum w_prev x + w_y y in float32 loses four digits in the first step; the merged one loses none."""
     model = BridgeData()
-    double = sampler.bridge_ode(model, Y, None, complex_noise(0), steps=5)
-    single = sampler.bridge_ode(model, Y.to(torch.complex64), None, complex_noise(0), steps=5)
+    double = bridge.bridge_ode(model, Y, None, complex_noise(0), steps=5)
+    single = bridge.bridge_ode(model, Y.to(torch.complex64), None, complex_noise(0), steps=5)
     assert (single - double).abs().max() < 1e-6
 
 
 def test_the_bridges_sde_ends_without_noise_and_injects_it_before():
     model = BridgeData()
-    _, weights = sampler.bridge_sde_weights(model.process, 4)
+    _, weights = bridge.bridge_sde_weights(model.process, 4)
     assert weights[-1, 2] == 0 and (weights[:-1, 2] > 0).all()
     np.testing.assert_allclose(weights[:, 0] + weights[:, 1], 1.0)
-    out = sampler.bridge_sde(model, Y, None, complex_noise(0), steps=4)
+    out = bridge.bridge_sde(model, Y, None, complex_noise(0), steps=4)
     assert (out - model.clean).abs().max() < 1e-2
 
 
