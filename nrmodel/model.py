@@ -116,7 +116,7 @@ class Model(nn.Module):
 
         y = self.spectrogram.forward(noisy)
         frames = y.shape[-1]
-        multiple = getattr(self.network, "enhancement_multiple", self.network.frame_multiple)
+        multiple: Any = getattr(self.network, "enhancement_multiple", self.network.frame_multiple)
         y = pad_frames(y, multiple, self.config.pad)
         if z_r is not None:
             z_r = z_r.expand(len(y), -1)
