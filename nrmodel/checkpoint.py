@@ -54,8 +54,18 @@ def save_model(path: Path, tensors: dict[str, Tensor], config: ModelConfig, **me
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sha = digest(tensors)
     head = {"format": "nr-1", "config": json.dumps(to_dict(config), sort_keys=True), "sha256": sha, **metadata}
-    write_whole(path, save(tensors, head))
+    write_whole(path, _ordered(save(tensors, head)))
     return sha
+
+
+def _ordered(data: bytes) -> bytes:
+    """A safetensors file with its metadata in order of names: the library's order differs from run to run."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], ModelConfig, dict[str, str]]:

@@ -166,3 +166,10 @@ def test_hostile_state_is_not_executed(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not a plain checkpoint"):
         checkpoint.read_state(path)
     assert not marker.exists()
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    model = tiny()
+    for name in "abcd":
+        checkpoint.save_model(tmp_path / name, model.state_dict(), model.config, step="1", ref_mode="env", more="x")
+    assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
