@@ -15,12 +15,13 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--out", type=FOLDER, help="Folder of the answer. Default: out/experiment-<plan>.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and the estimated time, run nothing.")
 @click.option("--cell", type=int, help="Run this cell alone (its number in --dry-run): for batch schedulers.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="ray: cells on a Ray cluster.")
 @click.option("--json", "as_json", is_flag=True, help="Print verdicts.json (the cells with --dry-run).")
-def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, as_json: bool) -> int:
+def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, engine: str, as_json: bool) -> int:
     """Train, evaluate and compare what a plan says; print the verdicts.
 
-    The same command again does what is left. Cells that need nothing of each other may run on several machines at
-    once, each with --cell, over one folder; the command without --cell then writes the report.
+    The same command again does what is left. Cells that need nothing of each other run side by side with --engine ray,
+    or, from a batch scheduler, each with --cell, over one folder; the command without --cell then writes the report.
 
     Example: nr experiment experiments/smoke.toml
     """
@@ -33,6 +34,10 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
     plan = read_plan(plan_file, out)
     if dry_run:
         return _dry_run(plan, out, as_json)
+    if engine == "ray" and cell is None:
+        from nrmodel.experiment.cluster import run_on_ray
+
+        run_on_ray(plan, out)
     try:
         complete = run(plan, out, cell)
     except Interrupted as e:

@@ -23,6 +23,7 @@ _OPTIONS = [
     ("--cooldown", int, "Steps of linear decay at the end (default: the last fifth)."),
     ("--start-share", float, "Share of items trained at the sampler's own start."),
     ("--lambda-ref", float, "Weight of the embedding consistency loss."),
+    ("--lambda-env", float, "Weight of the contrastive loss that ties a clip's embedding to its environment."),
     ("--checkpoint-every", int, "Steps between states on disk."),
     ("--validate-every", int, "Steps between validations."),
     ("--loader-workers", int, "Processes that read ahead."),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nrdata.sampling.stream import Batch
 from nrmodel import objective
+from nrmodel.auxiliary import consistency, environment_contrast, same_environment
 from nrmodel.model import Model, pad_frames
 from nrmodel.network.presets import ModelConfig
 from nrmodel.process import start
@@ -42,6 +43,7 @@ def batch_loss(
     bf16: bool = False,
     z_r: Tensor | None = None,
     lambda_ref: float = 0.0,
+    lambda_env: float = 0.0,
     average: Average = lambda x: x,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of one batch under given draws, and its parts; `z_r` in place of the batch's own references where given.
@@ -78,25 +80,9 @@ def batch_loss(
             heard = ref_samples > 0
             apart = consistency(model, estimates["x0"], y, t, z_r, samples, heard)
             value, parts = value + lambda_ref * apart, {**parts, "consistency": apart}
+        if lambda_env and model.reference is not None and z_r is not None:
+            size = model.reference.z_dim
+            of_noise = model.reference(noisy - clean, samples)[:, :size]
+            contrast = environment_contrast(z_r[:, :size], of_noise, *same_environment(batch, device))
+            value, parts = value + lambda_env * contrast, {**parts, "contrast": contrast}
     return value, parts
-
-
-def consistency(model: Model, x0: Tensor, y: Tensor, t: Tensor, z_r: Tensor, samples: Tensor, heard: Tensor) -> Tensor:
-    """Seed 6: d(E(r), E(y - x0)), the cosine distance of embeddings, mean over items that have a reference.
-
-    In the compressed domain y - x0 is no noise: both are expanded to waves, subtracted there, and embedded like a clip.
-    Small t weighs most (at large t the estimate is a mean: what it leaves out is no noise). Neither E(r) nor the
-    encoder in E(y - x0) is trained by it: an encoder that says the same of everything would satisfy it.
-    """
-    spectrogram, process = model.spectrogram, model.process
-    assert model.reference is not None
-    length = min(int(samples.max()), (y.shape[-1] - 1) * spectrogram.hop)
-    removed = spectrogram.inverse(y, length) - spectrogram.inverse(x0, length)
-    weights = {name: p.detach() for name, p in model.reference.named_parameters()}
-    of_removed = torch.func.functional_call(model.reference, weights, (removed, samples.clamp(max=length)))
-    size = model.reference.z_dim
-    apart = 1 - torch.nn.functional.cosine_similarity(z_r[:, :size].detach(), of_removed[:, :size], dim=1)
-    s = process.std(t) / process.mean_weights(t)[0]
-    sd2 = model.config.precondition.sigma_data**2
-    weight = heard * sd2 / (s**2 + sd2)
-    return (weight * apart).sum() / weight.sum().clamp(min=1e-3)

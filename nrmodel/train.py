@@ -164,7 +164,7 @@ class Trainer:
             draws = draw(config.seed, number, config.batch_size, frames, settings, self.device, self.rank, self.ranks)
             value, parts = batch_loss(
                 self.model, batch, draws, settings, self._own_share(), self.precision == "bf16",
-                lambda_ref=config.lambda_ref, average=distributed.average,
+                lambda_ref=config.lambda_ref, lambda_env=config.lambda_env, average=distributed.average,
             )  # fmt: skip
             (value / config.accumulate).backward()
             for name, part_value in {"loss": value, **parts}.items():

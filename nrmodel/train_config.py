@@ -44,6 +44,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     start_share: float | None = None  # share of items at the sampler's own start
     lambda_ref: float = 0.0  # weight of the embedding consistency loss
+    lambda_env: float = 0.0  # weight of the loss that ties embeddings to environments
     checkpoint_every: int = 500
     validate_every: int = 500
     loader_workers: int = 0
@@ -73,8 +74,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"{name} must lie in 0 to 1, not {value}")
-        if not 0 <= self.lambda_ref < math.inf:
-            raise UserError(f"lambda_ref must be 0 or more, not {self.lambda_ref}")
+        for name in ("lambda_ref", "lambda_env"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.lambda_env and self.freeze_encoder:
+            raise UserError("lambda_env trains the encoder: it has no effect with freeze_encoder")
         choices = {"objective": ("score", "denoiser", "data"), "conditioning": ("additive", "film", "spectrum"),
                    "encoder": ("conv", "stats"), "precision": ("auto", "float32", "bf16"),
                    "on_missing_ref": ("refuse", "none")}  # fmt: skip

@@ -31,7 +31,7 @@ from nrdata.errors import UserError
 FREE = frozenset({"shards", "out", "seed", "checkpoint_every", "validate_every", "loader_workers", "in_memory",
                   "threads", "device", "tensorboard"})  # fmt: skip
 OF_REFERENCE = frozenset({"conditioning", "encoder", "ref_seconds", "ref_dropout", "on_missing_ref", "lambda_ref",
-                          "encoder_from", "freeze_encoder"})  # fmt: skip
+                          "lambda_env", "encoder_from", "freeze_encoder"})  # fmt: skip
 TOP = {"name", "about", "shards", "source", "seeds", "runs", "train", "evaluate", "proposed", "baseline", "ablation",
        "evaluation", "report", "estimate"}  # fmt: skip
 REQUEST = {"split", "modes", "ref_seconds", "nfe", "seeds", "limit", "peers"}

@@ -1,0 +1,42 @@
+"""Cells of an experiment on a Ray cluster, each as soon as the cells that it needs are done.
+
+A cell takes one processor core, and a GPU where the cluster has any. Killed and started again, it goes on: cells that
+were under way go on by themselves, as they do without Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nrdata.ray_cluster import connected, outcome
+from nrmodel.experiment.plan import Plan
+from nrmodel.experiment.run import is_done, run, say
+
+
+def run_on_ray(plan: Plan, out: Path) -> None:
+    """Run all cells that are not done. Raises `UserError` where Ray is not installed or a worker died, and what a cell
+    raised; cells that were done before that stay done."""
+    out.mkdir(parents=True, exist_ok=True)
+    todo = {k: cell for k, cell in enumerate(plan.cells, 1) if not is_done(plan, out, cell)}
+    with connected() as ray:
+        gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))
+        task = ray.remote(max_retries=0, num_cpus=1, num_gpus=gpus)(one_cell)
+        waiting: dict[Any, int] = {}
+        while todo:
+            unfinished = {cell.name for cell in todo.values()}
+            for k, cell in todo.items():
+                if k not in waiting.values() and unfinished.isdisjoint(cell.needs):
+                    waiting[task.remote(plan, out, k, Path.cwd())] = k
+            done, _ = ray.wait(list(waiting))
+            for reference in done:
+                k = waiting.pop(reference)
+                outcome(ray, reference)
+                say(f"cell {k} of {len(plan.cells)}: {todo.pop(k).name}: done")
+
+
+def one_cell(plan: Plan, out: Path, number: int, where: Path) -> None:
+    """On a node: the cell of that number, names of files as the command's folder has them."""
+    os.chdir(where)
+    run(plan, out, number)
