@@ -92,10 +92,10 @@ def table(title: str, times: Times, device: torch.device) -> None:
         print(f"  {name:42s}{'   '.join(columns)}", flush=True)
 
 
-def drawn(config: NCSNppConfig, device: torch.device) -> NCSNpp:
+def drawn(config: NCSNppConfig, device: torch.device, conditioning: str | None = None) -> NCSNpp:
     """Random weights of a size at which numbers stay normal (most layers start near zero, where times differ)."""
     torch.manual_seed(0)
-    network = NCSNpp(config)
+    network = NCSNpp(config, Z_DIM if conditioning else 0, conditioning)
     with torch.no_grad():
         for p in network.parameters():
             if p.dim() > 1:
@@ -132,10 +132,10 @@ def cases(config: NCSNppConfig, batch: int, frames: int, device: torch.device, c
 
 def conditioned(config: NCSNppConfig, batch: int, frames: int, device: torch.device) -> dict[str, Case]:
     inputs = drawn_inputs(batch, frames, device)
-    found = {"no conditioning": Case(NCSNpp(config).to(device), inputs)}
+    found = {"no conditioning": Case(drawn(config, device), inputs)}
     for how in ("additive", "film"):
         z_r = torch.randn(batch, Z_DIM).to(device)
-        found[how] = Case(NCSNpp(config, Z_DIM, how).to(device), inputs, z_r=z_r)
+        found[how] = Case(drawn(config, device, how), inputs, z_r=z_r)
     return found
 
 

@@ -42,11 +42,12 @@ def test_film_scales_and_shifts_after_the_second_norm():
     block, _ = filled(blocks.ResBlock(8, 8, 6))
     block.add_film(5)
     block, weights = filled(block)
-    x, embedding, z_r = maps(1, 8, 4, 4), maps(1, 6), maps(1, 5)
-    got = block(x, torch.nn.functional.silu(embedding), z_r)[0].detach().numpy()
-    film = longhand.dense(z_r[0].numpy(), weights["block.film.weight"], weights["block.film.bias"])
-    expected = longhand.res_block(x[0].numpy(), embedding[0].numpy(), weights, "block", film=film)
-    np.testing.assert_allclose(got, expected, atol=1e-12)
+    x, embedding, z_r = maps(2, 8, 4, 4), maps(2, 6), maps(2, 5)
+    got = block(x, torch.nn.functional.silu(embedding), z_r).detach().numpy()
+    for i in range(2):
+        film = longhand.dense(z_r[i].numpy(), weights["block.film.weight"], weights["block.film.bias"])
+        expected = longhand.res_block(x[i].numpy(), embedding[i].numpy(), weights, "block", film=film)
+        np.testing.assert_allclose(got[i], expected, atol=1e-12)
 
 
 def test_film_starts_as_the_identity_and_draws_nothing():

@@ -27,18 +27,28 @@ class Norm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """At least in float32: exact sums, and under bf16 autocast twice as fast on a CPU."""
-        return super().forward(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
+        return super().forward(_exact(x))
 
 
 class NormSiLU(Norm):
     """SiLU(norm x); with `film` (B, 2 C) scaled and shifted between the two."""
 
     def forward(self, x: Tensor, film: Tensor | None = None) -> Tensor:
-        dtype, h = x.dtype, super().forward(x)
-        if film is not None:
-            scale, shift = film[:, :, None, None].chunk(2, dim=1)
-            h = torch.addcmul(shift, h, 1 + scale)
-        return F.silu(h).to(dtype)
+        h = super().forward(x) if film is None else self._modulated(x, *_exact(film).chunk(2, dim=1))
+        return F.silu(h).to(x.dtype)
+
+    def _modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """norm(x) (1 + scale) + shift. On a CPU every item's norm has that as its affine part: no passes over the maps
+        beside those of the norm, where a product of maps and its gradients cost some 6 % of a training step."""
+        if x.device.type != "cpu":
+            return torch.addcmul(shift[:, :, None, None], super().forward(x), 1 + scale[:, :, None, None])
+        weight, bias = self.weight * (1 + scale), torch.addcmul(shift, self.bias, 1 + scale)
+        items = zip(_exact(x).split(1), weight, bias, strict=True)
+        return torch.cat([F.group_norm(item, self.num_groups, w, b, self.eps) for item, w, b in items])
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class TimeEmbedding(nn.Module):
