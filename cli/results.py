@@ -1,6 +1,6 @@
 """`make results`: every table and picture under results/ again, from the rows and logs committed there.
 
-    rows.jsonl                    -> summary.json, table.csv, table.md, means.png
+    rows.jsonl (speed.json)       -> summary.json, table.csv, table.md, means.png, calls.png (several numbers of calls)
     log.jsonl                     -> loss.png
     plan.toml with cells/         -> verdicts.json, report.md and its pictures (`nr experiment`)
 
@@ -64,13 +64,16 @@ def rebuild(folder: Path, check: bool) -> tuple[int, list[Path]]:
 
 def make(folder: Path, out: Path) -> None:
     """Tables and pictures of one folder, into `out`."""
+    from nrmodel.evaluation.speed import read_speed
     from nrmodel.evaluation.tables import read_rows, write_tables
     from nrmodel.experiment import plots
 
     if (folder / "rows.jsonl").exists():
-        summary = write_tables(read_rows(folder / "rows.jsonl"), out)
+        summary = write_tables(read_rows(folder / "rows.jsonl"), out, read_speed(folder))
         if folder.parent.name != "evaluations":  # an experiment's own pictures show these
             (out / "means.png").write_bytes(plots.means_by_mode(summary))
+            if curves := plots.quality_by_calls(summary):
+                (out / "calls.png").write_bytes(curves)
     if (folder / "log.jsonl").exists():
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         told = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from nrdata import audio
 from nrdata.errors import UserError
 from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, noise_seed, seen, speaker_seen
 from nrmodel.evaluation.folders import FolderFiles
+from nrmodel.evaluation.speed import read_speed
 from nrmodel.process import OUVE
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -90,10 +92,28 @@ def test_every_row_once_with_its_facts(whole, dataset):
     assert row["sampler"] == "one-call" and row["nfe"] == 1
     assert row["snr_db"] == pytest.approx(dataset.sample("test-0000002").snr_db, abs=1e-3)
     assert {p.name for p in whole.iterdir()} == {
-        "rows.jsonl", "summary.json", "table.csv", "table.md", "config.json", "run.json",
+        "rows.jsonl", "speed.json", "summary.json", "table.csv", "table.md", "config.json", "run.json",
     }  # fmt: skip
     run_json = json.loads((whole / "run.json").read_text())
     assert run_json["fingerprint"] == dataset.fingerprint and run_json["model_sha256"] == StandIn.digest
+
+
+def test_every_setting_tells_how_long_it_took(whole, dataset, tmp_path):
+    """Wall time over seconds of sound, by system and calls; rows hold no time, the tables beside them do."""
+
+    class Slow(StandIn):
+        def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0):
+            time.sleep(0.05 * nfe)
+            return super().enhance(noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
+
+    summary = evaluate(Slow(), dataset, out=tmp_path, modes=("none",), nfe=(1, 3), limit=2)
+    factor = {(e["system"], e["nfe"]): e["real_time_factor"] for e in summary["means"]}
+    seconds = sum(len(dataset.sample(key).noisy) for key in {r["key"] for r in rows_of(tmp_path)}) / dataset.sample_rate
+    assert factor["nr:01234567", 1] > 2 * 0.0499 / seconds and factor["nr:01234567", 3] > 2 * 0.1499 / seconds
+    assert "real-time factor" in (tmp_path / "table.md").read_text()
+    assert not any("seconds" in name and name != "ref_seconds" for name in rows_of(tmp_path)[0])
+    again = evaluate(Slow(), dataset, out=tmp_path, modes=("none",), nfe=(1, 3), limit=2)
+    assert again == summary
 
 
 def test_a_right_clip_helps_and_a_wrong_one_does_less(whole):
@@ -121,7 +141,8 @@ def test_interrupted_and_torn_it_goes_on_to_the_same_rows(whole, dataset, tmp_pa
     model = StandIn()
     evaluate(model, dataset, out=tmp_path, **OPTIONS)
     assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
-    assert (tmp_path / "table.md").read_bytes() == (whole / "table.md").read_bytes()
+    spent, of_all = (sum(e["sound_seconds"] for e in read_speed(folder)) for folder in (tmp_path, whole))
+    assert 0 < spent < of_all  # time is told of what was enhanced now
     assert len(model.calls) < 30 - 13 + 3  # only what was missing
     assert not partial.exists()
 

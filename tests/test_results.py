@@ -28,8 +28,12 @@ def committed(tmp_path_factory):
     first = folder / "first-run"
     first.mkdir()
     rows = [row(k, *s) for s in (("noisy", "none", 0.0, 0.0, 0), ("nr:00000000", "none", 0.0, 0.1, 1),
-                                 ("nr:00000000", "disjoint", 1.0, 0.12, 1)) for k in range(48)]  # fmt: skip
+                                 ("nr:00000000", "disjoint", 1.0, 0.12, 1), ("nr:00000000", "none", 0.0, 0.11, 5))
+            for k in range(48)]  # fmt: skip
     (first / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    of = {"system": "nr:00000000", "sound_seconds": 60.0, "threads": 2}
+    speed = [of | {"nfe": n, "seconds": 6.0 * n} for n in (1, 5)]
+    (first / "speed.json").write_text(json.dumps(speed))
     log = [{"step": 10 * k, "loss": 1 / k} for k in range(1, 9)] + [{"step": 80, "validation": {"score": 0.5}}]
     (first / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
     assert results(folder).return_value == 0
@@ -42,10 +46,14 @@ def test_what_is_committed_comes_out_again(committed):
     assert {
         "first-run/table.md",
         "first-run/means.png",
+        "first-run/calls.png",
         "first-run/loss.png",
         "seed/report.md",
         "seed/ladder.png",
     } <= names
+    table = (committed / "first-run" / "table.md").read_text().split("## ")[2]
+    assert [line.split("|")[-2].strip() for line in table.splitlines() if "nr:" in line] == ["0.100", "0.100", "0.500"]
+    assert "2 threads" in table
     found = results(committed, "--check")
     assert found.return_value == 0 and "0 changed" in found.output
     assert results(committed).return_value == 0

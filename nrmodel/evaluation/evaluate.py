@@ -34,10 +34,12 @@ from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores
 from nrmodel.evaluation.rungs import Reference, parse_rung, reference
 from nrmodel.evaluation.scoring import ScoringPool
+from nrmodel.evaluation.speed import Stopwatch, read_speed
 from nrmodel.evaluation.systems import System, folder_system, model_systems, peer_system
 
 MODES = ("none", "oracle", "disjoint", "env", "mismatch")
-MADE = ("rows.jsonl", "rows.partial", "summary.json", "table.csv", "table.md")  # in the folder of an evaluation
+# In the folder of an evaluation:
+MADE = ("rows.jsonl", "rows.partial", "speed.json", "summary.json", "table.csv", "table.md")
 IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "seed")  # of a row
 
 
@@ -112,9 +114,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model, peers or a folder of estimates, on a split of `dataset` or on plain folders; returns the summary.
 
-    Writes into `out`: rows.jsonl, summary.json, table.csv, table.md, config.json (what was asked), run.json (revision,
-    versions, fingerprint, digest). A finished `out` of the same request is only read. Raises `UserError` where `out`
-    holds another evaluation and `force` is not set.
+    Writes into `out`: rows.jsonl, summary.json, table.csv, table.md, config.json (what was asked), speed.json (wall
+    time by system and calls), run.json (revision, versions, fingerprint, digest). A finished `out` of the same request
+    is only read. Raises `UserError` where `out` holds another evaluation and `force` is not set.
     """
     files: ShardFiles | FolderFiles
     if dataset is not None:
@@ -144,7 +146,7 @@ def evaluate(
         workers = workers or max(1, (os.cpu_count() or 2) // 2)
         write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
         run(files, systems, out, training_data, workers)
-    summary = tables.write_tables(tables.read_rows(out / "rows.jsonl"), out)
+    summary = tables.write_tables(tables.read_rows(out / "rows.jsonl"), out, read_speed(out))
     warn_of_training_data(summary["in_training"])
     return summary
 
@@ -156,6 +158,7 @@ def run(
     partial = out / "rows.partial"
     done = {tuple(row[name] for name in IDENTITY) for row in resumable(partial)}
     planned = [(row, job) for row, jobs in plan(files, systems) for job in jobs]
+    stopwatch = Stopwatch(out)
     with (
         partial.open("a", encoding="ascii") as file,
         ScoringPool(workers) as pool,
@@ -177,7 +180,7 @@ def run(
             facts, fault = files.facts(row, sounds), files.fault(sounds)
             facts |= {"seen": seen(facts, training_data), "speaker_seen": speaker_seen(facts, training_data)}
             for job in waiting:
-                described, estimate = enhanced_row(files, row, facts, sounds, job)
+                described, estimate = enhanced_row(files, row, facts, sounds, job, stopwatch)
                 own_fault = described.pop("fault", None)
                 named = fault or own_fault
                 if named or estimate is None:
@@ -186,6 +189,7 @@ def run(
                 clean, estimate = (audio.resample(x, sounds.sample_rate, SAMPLE_RATE) for x in (sounds.clean, estimate))
                 for tag, scores in pool.submit(described, clean, estimate, SAMPLE_RATE, job.system.alignment):
                     append(tag, scores)
+        stopwatch.save()
         for tag, scores in pool.drain():
             append(tag, scores)
     rows = sorted(resumable(partial), key=lambda row: [(v is None, v) for v in map(row.get, IDENTITY)])
@@ -208,7 +212,7 @@ def plan(files: ShardFiles | FolderFiles, systems: list[System]) -> Iterator[tup
 
 
 def enhanced_row(
-    files: ShardFiles | FolderFiles, row: int, facts: dict[str, Any], sounds: Sounds, job: Job
+    files: ShardFiles | FolderFiles, row: int, facts: dict[str, Any], sounds: Sounds, job: Job, stopwatch: Stopwatch
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """The row without its scores, and the estimate; `fault` names why there is none."""
     clip = files.reference(row, sounds, job.mode, job.ref_seconds, job.seed)
@@ -223,7 +227,9 @@ def enhanced_row(
     }  # fmt: skip
     if clip is None:
         return described | {"fault": "no_reference"}, None
-    estimate, flags = job.system.enhance(facts["key"], sounds, clip.sound, job.nfe, noise_seed(facts["key"], job.seed))
+    with stopwatch.timing(job.system.name, job.nfe, len(sounds.noisy) / sounds.sample_rate):
+        seed = noise_seed(facts["key"], job.seed)
+        estimate, flags = job.system.enhance(facts["key"], sounds, clip.sound, job.nfe, seed)
     described["flags"] = flags
     if job.system.name == "noise":
         left_db = audio.rms_dbfs(estimate) - audio.rms_dbfs(sounds.noise)

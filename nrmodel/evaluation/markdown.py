@@ -16,7 +16,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
     parts = [
         f"{summary['files']} files, {summary['rows']} rows. Brackets: 95 % intervals clustered by place and speaker.\n",
         primary(summary["primary"]),
-        table("Means", ["files", *TITLES.values()], [(label(e), means_cells(e)) for e in summary["means"]]),
+        means(summary),
     ]
     for other, title in (("none", "Minus `none` of the same weights"), ("noisy", "Minus the noisy input")):
         chosen = [e for e in summary["differences"] if e["minus"] == other]
@@ -35,6 +35,17 @@ def to_markdown(summary: dict[str, Any]) -> str:
     parts.append(controls(summary["controls"]))
     parts.append(failures(summary))
     return "\n".join(part for part in parts if part)
+
+
+def means(summary: dict[str, Any]) -> str:
+    """Every setting's means, and where it was measured how long an enhancement took."""
+    columns, rows = ["files", *TITLES.values()], [(label(e), means_cells(e)) for e in summary["means"]]
+    if "threads" not in summary:
+        return table("Means", columns, rows)
+    factors = [e["real_time_factor"] if e["system"] != "noisy" else None for e in summary["means"]]
+    rows = [(name, [*cells, "" if f is None else f"{f:.3f}"]) for (name, cells), f in zip(rows, factors, strict=True)]
+    told = f"Real-time factor: wall time for a second of sound, {summary['threads']} threads, scoring beside it.\n"
+    return table("Means", [*columns, "real-time factor"], rows) + "\n" + told
 
 
 def primary(contrasts: Sequence[dict[str, Any]]) -> str:

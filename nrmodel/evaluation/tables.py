@@ -22,6 +22,7 @@ from nrdata.errors import UserError
 from nrdata.files import write_text
 from nrdata.labels import is_unknown, printable
 from nrmodel.evaluation.rungs import LAWS, MADE
+from nrmodel.evaluation.speed import real_time_factors
 from nrmodel.evaluation.statistics import Interval, holm, interval, rank_correlation, two_way_bootstrap
 
 METRICS = ("pesq_wb", "estoi", "si_sdr")
@@ -329,11 +330,16 @@ def finite(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 5)
 
 
-def write_tables(rows: Sequence[Row], out: Path) -> dict[str, Any]:
-    """summary.json, table.csv and table.md from the rows; returns the summary."""
+def write_tables(rows: Sequence[Row], out: Path, speed: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    """summary.json, table.csv and table.md from the rows, and from how fast they were made; returns the summary."""
     from nrmodel.evaluation.markdown import to_markdown
 
     summary = summarise(rows)
+    if speed:
+        factors = real_time_factors(speed)
+        summary["threads"] = max(e["threads"] for e in speed)
+        for entry in summary["means"]:
+            entry["real_time_factor"] = finite(factors.get((entry["system"], entry["nfe"])))
     write_text(out / "summary.json", json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
     write_text(out / "table.csv", to_csv(summary))
     write_text(out / "table.md", to_markdown(summary))

@@ -167,6 +167,34 @@ def means_by_mode(summary: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def quality_by_calls(summary: dict[str, Any]) -> bytes:
+    """Means with intervals against the number of network calls, a panel a metric, a line a mode; empty where no
+    system was asked for several numbers."""
+    lines: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
+    for e in summary["means"]:
+        if e["nfe"]:
+            lines.setdefault((e["system"], e["mode"], e["ref_seconds"]), []).append(e)
+    shown = {" ".join((system, mode)): e for (system, mode, _), e in lines.items() if len(e) > 1}
+    if not shown:
+        return b""
+    with figure(shown, 3, 10.0, 3.0) as (_, axes, buffer):
+        for axis, metric in zip(axes, METRICS, strict=True):
+            for k, (name, entries) in enumerate(shown.items()):
+                known = [(e["nfe"], e["metrics"][metric]) for e in entries if e["metrics"][metric]["mean"] is not None]
+                x = [calls * (1 + 0.04 * k) for calls, _ in known]
+                axis.plot(x, [v["mean"] for _, v in known], "os^v"[k % 4] + "-", markersize=4, label=name)
+                for place, (_, v) in zip(x, known, strict=True):
+                    if v["low"] is not None:
+                        axis.plot([place, place], [v["low"], v["high"]], color="#888888", linewidth=0.8)
+            axis.set_xscale("log")
+            calls = sorted({e["nfe"] for entries in shown.values() for e in entries})
+            axis.set_xticks(calls, [str(n) for n in calls])
+            axis.minorticks_off()
+            axis.set(xlabel="network calls", ylabel=TITLES[metric])
+        axes[0].legend(fontsize=7)
+    return buffer.getvalue()
+
+
 def spectrogram_png(signal: Any, sample_rate: int, top_db: float | None = None) -> tuple[bytes, float]:
     """A bare picture of `(samples,)`: time across, 0 to half the rate upwards, 70 dB under `top_db` (its own greatest
     level where None) in 64 colours; returns it and that level."""
