@@ -36,6 +36,13 @@ def numbers(kind, value: str, option: str, least: float = -math.inf) -> list:
 )
 @click.option("--ref-seconds", default="1.0", show_default=True, help="Lengths of the clips.")
 @click.option("--nfe", help="Numbers of network calls. Default: the model's own.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["budget", "published"]),
+    default="budget",
+    show_default=True,
+    help="budget: what suits --nfe. published: SGMSE+'s predictor and corrector.",
+)
 @click.option("--seeds", default="0", show_default=True, help="Seeds of clips and sampler noise.")
 @click.option("--peer", "peers", help="Other enhancers on the same files, or all (extra: peers).")
 @click.option("--limit", type=click.IntRange(1), help="That many files, drawn evenly from the split.")
@@ -48,8 +55,8 @@ def numbers(kind, value: str, option: str, least: float = -math.inf) -> list:
 @click.option("--force", is_flag=True, help="Start anew where --out holds another evaluation.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of the table.")
 def command(
-    checkpoint, shards, split, modes, ref_seconds, nfe, seeds, peers, limit, out, clean, noisy, ref, enhanced, workers,
-    force, as_json,
+    checkpoint, shards, split, modes, ref_seconds, nfe, sampler, seeds, peers, limit, out, clean, noisy, ref, enhanced,
+    workers, force, as_json,
 ):  # fmt: skip
     """Score a model, peers or finished files: PESQ-WB, ESTOI and SI-SDR by reference mode, with clustered intervals.
 
@@ -87,6 +94,7 @@ def command(
 
         path, taken = default_checkpoint() if checkpoint is None else (checkpoint, str(checkpoint))
         model = nrmodel.load(path)
+        model.published_sampler = sampler == "published"
         system = model.digest[:8]
         click.echo(f"model: {printable(taken)} ({system})", err=True)
         if model.null(1) is None and modes != "none":

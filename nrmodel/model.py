@@ -49,6 +49,7 @@ class Model(nn.Module):
                 if conditioned
                 else None
             )
+        self.published_sampler = False  # True: predictor and corrector at any budget, in place of what suits it
         self.digest = ""
         self.training_data: dict[str, Any] | None = None
 
@@ -107,20 +108,25 @@ class Model(nn.Module):
     def nfe(self) -> int:
         return self.config.nfe
 
+    def sampler(self, nfe: int | None = None) -> tuple[str, Callable[..., Tensor]]:
+        """(name, sampler) for a number of calls."""
+        from nrmodel import sampler
+
+        choose = sampler.published if self.published_sampler else sampler.for_budget
+        return choose(nfe or self.nfe, self)
+
     @torch.inference_mode()
     def enhance_window(
         self, noisy: Tensor, z_r: Tensor | None, nfe: int | None, noise: Callable[[torch.Size], Tensor]
     ) -> Tensor:
         """Waves `(B, S)` at the model's rate, divided by their level -> `(B, S)`."""
-        from nrmodel import sampler
-
         y = self.spectrogram.forward(noisy)
         frames = y.shape[-1]
         multiple: Any = getattr(self.network, "enhancement_multiple", self.network.frame_multiple)
         y = pad_frames(y, multiple, self.config.pad)
         if z_r is not None:
             z_r = z_r.expand(len(y), -1)
-        _, sample = sampler.for_budget(nfe or self.nfe, self)
+        _, sample = self.sampler(nfe)
         estimate = sample(self, y, z_r, noise)
         if not isinstance(self.network, NCSNpp):  # as published, NCSN++ keeps the frames that were filled up
             estimate = estimate[..., :frames]

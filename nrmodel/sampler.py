@@ -278,6 +278,16 @@ def for_budget(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
     return "exponential-average", partial(average, times=nfe // 5, sample=steps)
 
 
+def published(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
+    """The published sampler in at most `nfe` calls, whatever a network was trained for: predictor and corrector, half
+    of the calls each. Raises `UserError` for fewer than two calls and for a bridge, which has no score."""
+    if isinstance(model.process, SBVE):
+        raise UserError("a bridge has no score: the published predictor-corrector sampler cannot be used")
+    if nfe < 2:
+        raise UserError(f"--sampler published with --nfe {nfe}: predictor and corrector need two calls a step")
+    return "predictor-corrector", partial(predictor_corrector, steps=nfe // 2)
+
+
 # --- small things -----------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from nrdata.errors import UserError
 from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, noise_seed, seen, speaker_seen
 from nrmodel.evaluation.folders import FolderFiles
 from nrmodel.evaluation.speed import read_speed
-from nrmodel.process import OUVE
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -30,11 +28,13 @@ class StandIn:
     """The interface of a model around spectral subtraction: a right clip helps, a wrong one hurts. Notes its calls."""
 
     sample_rate, nfe, digest, training_data = RATE, 1, "0123456789abcdef", None
-    process, config = OUVE(), SimpleNamespace(objective=SimpleNamespace(kind="data"))
 
     def __init__(self, stop_after: int | None = None):
         self.calls: list[tuple[int, int]] = []
         self.stop_after = stop_after
+
+    def sampler(self, nfe):
+        return "one-call" if nfe == 1 else "average", None
 
     def null(self, batch):
         return np.zeros((batch, 1))
@@ -457,3 +457,8 @@ def test_genuine_pairs_have_the_published_figures(tmp_path):
     assert np.mean([row["pesq_wb"] for row in rows]) == pytest.approx(1.97, abs=0.35)
     assert np.mean([row["estoi"] for row in rows]) == pytest.approx(0.79, abs=0.06)
     assert np.mean([row["si_sdr"] for row in rows]) == pytest.approx(8.4, abs=2.5)
+    published = [*argv.replace("/out", "/published").split(), "--modes", "none", "--sampler", "published"]
+    assert run(published) == 2 and not (tmp_path / "published").exists()  # one call is no step
+    assert run([*published, "--nfe", "4"]) == 0
+    assert {row["sampler"] for row in rows_of(tmp_path / "published")} == {"", "predictor-corrector"}
+    assert run([*argv.replace("/out", "/published").split(), "--modes", "none", "--nfe", "4"]) == 2  # another sampler

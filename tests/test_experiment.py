@@ -120,6 +120,21 @@ def test_an_encoder_of_another_arm_is_the_run_of_the_same_seed_and_waits_for_it(
     assert "train proposed seed 0" in cell.needs
 
 
+def test_samplers_are_told_apart_by_their_calls():
+    def evaluations(*given):
+        return {"evaluation": [{"name": f"e{k}", **asked} for k, asked in enumerate(given)]}
+
+    published = {"nfe": [60], "sampler": "published"}
+    assert plan(**evaluations(published, {"nfe": [1, 30]})).cells
+    for given, said in (
+        (evaluations(published, {"nfe": [1, 60]}), "60 calls of two samplers"),
+        (evaluations({"sampler": "published"}), "needs its nfe"),
+        (evaluations({"sampler": "fast", "nfe": [1]}), "budget or published"),
+    ):
+        with pytest.raises(UserError, match=said):
+            plan(**given)
+
+
 def test_a_plan_may_do_without_a_baseline():
     made = plan(baseline=False)
     assert set(made.arms) == {"proposed"} and sum(cell.kind == "train" for cell in made.cells) == 1

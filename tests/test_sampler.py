@@ -220,6 +220,19 @@ def test_no_budget_is_further_from_the_mean_than_a_smaller_one(kind):
     assert all(b < a for a, b in pairwise(errors))
 
 
+def test_the_published_sampler_on_demand_is_the_published_one():
+    """Whatever the network was trained for: predictor and corrector, half of the calls each."""
+    model = Gaussian(kind="data", form="compact")
+    name, sample = sampler.published(8, model)
+    out = sample(model, Y, None, complex_noise(0))
+    assert name == "predictor-corrector" and model.calls == 8
+    assert torch.equal(out, sampler.predictor_corrector(model, Y, None, complex_noise(0), steps=4))
+    with pytest.raises(UserError, match="two calls"):
+        sampler.published(1, model)
+    with pytest.raises(UserError, match="bridge"):
+        sampler.published(8, BridgeData())
+
+
 def test_a_budget_below_one_is_refused():
     with pytest.raises(UserError, match="at least one"):
         sampler.for_budget(0, Gaussian())

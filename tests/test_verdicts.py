@@ -35,7 +35,7 @@ def row(number: int, estoi: float, **changes) -> dict:
         "key": f"test-{number:07d}", "env_id": f"local/e{environment}", "recording": f"local/e{environment}/r",
         "speaker": f"local/s{number // 12 % 12}", "snr_db": SNRS[number // 3 % 4] + 0.02, "estoi": estoi,
         "seen": "unseen" if environment > 7 else "environment", "pesq_wb": 1.5 + 2 * estoi, "si_sdr": 20 * estoi,
-        "ref_span": [0, 32000], "relation": "same-recording", "system": "nr:00000000", "seed": 0,
+        "ref_span": [0, 32000], "relation": "same-recording", "system": "nr:00000000", "seed": 0, "sampler": "average",
     }  # fmt: skip
     return fields | changes
 
@@ -283,5 +283,5 @@ def test_the_declared_contrast_speaks_of_its_split_and_other_budgets_stand_besid
     found = verdicts(proposed, baseline, files(0.0), "test", 1.0, 1, 1)
     assert found["primary"]["over_none"]["files"] == 72
     (sampler,) = found["samplers"]
-    assert sampler["nfe"] == 60 and 0 < sampler["over_none"]["files"] < 72
+    assert (sampler["nfe"], sampler["sampler"]) == (60, "average") and 0 < sampler["over_none"]["files"] < 72
     assert found["criteria"][0]["metrics"]["estoi"]["files"] == 192  # both splits

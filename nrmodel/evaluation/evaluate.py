@@ -140,6 +140,8 @@ def evaluate(
         "systems": {system.name: list(system.budgets) for system in systems},
         "folders": [str(folder) if folder else "" for folder in (clean, noisy, ref, enhanced)],
     }  # fmt: skip
+    if getattr(model, "published_sampler", False):
+        request["sampler"] = "published"
     training_data = getattr(model, "training_data", None)
     prepare(out, request, force)
     if not (out / "rows.jsonl").exists():

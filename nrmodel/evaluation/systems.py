@@ -58,13 +58,9 @@ def model_systems(
 
         return enhance
 
-    def sampler_name(n: int) -> str:
-        from nrmodel import sampler
-
-        return sampler.for_budget(n, model)[0]
-
     name = f"nr:{model.digest[:8]}"
-    whole = System(name, on("noisy"), tuple(modes), tuple(ref_seconds), budgets, tuple(seeds), None, sampler_name)
+    names = {n: model.sampler(n)[0] for n in budgets}
+    whole = System(name, on("noisy"), tuple(modes), tuple(ref_seconds), budgets, tuple(seeds), None, names.__getitem__)
     control = replace(whole, modes=("none",), budgets=budgets[:1], seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
     return [whole, *(replace(control, name=n, enhance=on(n)) for n in CONTROLS)]
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ OF_REFERENCE = frozenset({"conditioning", "encoder", "ref_seconds", "ref_dropout
                           "lambda_env", "encoder_from", "freeze_encoder"})  # fmt: skip
 TOP = {"name", "about", "shards", "source", "seeds", "runs", "train", "evaluate", "proposed", "baseline", "ablation",
        "evaluation", "report", "estimate"}  # fmt: skip
-REQUEST = {"split", "modes", "ref_seconds", "nfe", "seeds", "limit", "peers"}
+REQUEST = {"split", "modes", "ref_seconds", "nfe", "sampler", "seeds", "limit", "peers"}
 NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 MAIN = "main"  # the evaluation of every arm, which the verdicts read
 
@@ -223,6 +224,8 @@ def _cells(
             if title in requests[name]:
                 raise UserError(f"two evaluations are called {title}")
             requests[name][title] = main | {k: v for k, v in asked.items() if k not in ("name", "of")}
+    for name, asked in requests.items():
+        _tell_samplers_apart(name, asked.values())
     for name, arm in arms.items():
         if arm.config.get("ref_mode") == "none":  # it takes no clip
             requests[name] = {title: request | {"modes": ["none"]} for title, request in requests[name].items()}
@@ -248,6 +251,20 @@ def _cells(
         needs = (*first, f"train proposed seed {seed}", f"evaluate {MAIN} proposed seed {seed}")
         cells.append(Cell("listen", "listen", "proposed", seed, needs=needs))
     return tuple(cells)
+
+
+def _tell_samplers_apart(arm: str, requests: Iterable[dict[str, Any]]) -> None:
+    """Settings are told apart by their number of calls: one number, one sampler."""
+    known: dict[Any, str] = {}
+    for request in requests:
+        sampler = request.get("sampler", "budget")
+        if sampler not in ("budget", "published"):
+            raise UserError(f"sampler {sampler!r} is unknown: budget or published")
+        if sampler == "published" and "nfe" not in request:
+            raise UserError('sampler = "published" needs its nfe, such as nfe = [60]')
+        for calls in request.get("nfe", [None]):
+            if known.setdefault(calls, sampler) != sampler:
+                raise UserError(f"{arm} is evaluated with {calls} calls of two samplers: give them different nfe")
 
 
 # Configurations that are compared -----------------------------------------------------------------------------------

@@ -184,6 +184,7 @@ def evaluate_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
     from nrmodel.evaluation.evaluate import evaluate
 
     model, dataset, request = loaded(plan, out, cell), nrdata.open(*plan.shards), cell.request
+    model.published_sampler = request.get("sampler") == "published"
     evaluate(
         model,
         dataset,

@@ -67,7 +67,8 @@ def declared(found: dict[str, Any]) -> Section:
         low, high = e["bootstrap"]
         lines.append(f"the first by two-way bootstrap, as a check: [{low:.3f}, {high:.3f}]")
     for s in found["samplers"]:
-        lines.append(f"the first with {s['nfe']} calls: {with_interval(s['over_none'], 3)}, {counts(s['over_none'])}")
+        gain = f"{with_interval(s['over_none'], 3)}, {counts(s['over_none'])}"
+        lines.append(f"the first with {s['nfe']} calls ({s['sampler']}): {gain}")
     return Section("Declared contrast: ESTOI at -5 and 0 dB", lines=lines)
 
 

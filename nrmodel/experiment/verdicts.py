@@ -293,7 +293,8 @@ def verdicts(
         with_clip, without = (select(main, mode, ref_seconds, n) for mode in ("disjoint", "none"))
         gain = contrast(with_clip, without, keep=at_low_snr)
         if gain["files"]:
-            samplers.append({"nfe": n, "over_none": gain})
+            name = next(row["sampler"] for files in with_clip.values() for row in files.values())
+            samplers.append({"nfe": n, "sampler": name, "over_none": gain})
     everywhere = select(baseline, "none", 0.0, baseline_nfe)
     right_anywhere, none_anywhere = (select(proposed, mode, ref_seconds, nfe) for mode in ("disjoint", "none"))
     return {
