@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,15 @@ def test_python_blocks_run(page, place, tiny_dataset, monkeypatch):
         exec(compile(block, page.name, "exec"), known)  # blocks of a page go on from each other, as a reader does
     if page.name == "README.md":
         assert known["cleaned"].shape == known["sample"].noisy.shape and np.isfinite(known["cleaned"]).all()
+
+
+def test_the_plan_on_the_page_is_one():
+    from nrmodel.experiment.plan import plan_of
+
+    (block,) = blocks(ROOT / "docs" / "experiments.md", "toml")
+    plan = plan_of(tomllib.loads(block), Path("out"))
+    assert {"proposed", "baseline", "conditioning-film"} == set(plan.arms)
+    assert {cell.request["title"] for cell in plan.cells if cell.kind == "evaluate"} == {"main", "length", "published"}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
