@@ -173,7 +173,8 @@ def test_the_committed_plans_can_be_read_and_cover_the_seed():
                   "disjoint+eq", "disjoint+mp3"}  # fmt: skip
         assert ladder <= modes
         studied = {f for arm in made.arms.values() for f in arm.fields}
-        fields = {"ref_seconds", "conditioning", "lambda_ref", "lambda_env", "freeze_encoder", "encoder", "ref_dropout", "ref_mode"}
+        fields = {"ref_seconds", "conditioning", "lambda_ref", "lambda_env", "freeze_encoder", "encoder",
+                  "ref_dropout", "ref_mode"}  # fmt: skip
         assert fields <= studied
         assert any(c.request.get("ref_seconds") == [0.25, 0.5, 1.0, 2.0] for c in made.cells)
     assert seed.seeds == (0, 1, 2)
