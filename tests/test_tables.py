@@ -99,6 +99,17 @@ def test_gain_falls_with_distance(summary):
     assert entry["bins"][0]["gain"]["mean"] > 0 > entry["bins"][1]["gain"]["mean"]
 
 
+def test_more_calls_are_compared_with_the_next_fewer_on_the_same_files():
+    rows = experiment(24)
+    better = [r | {"nfe": n, "estoi": r["estoi"] + gain} for n, gain in ((5, 0.02), (30, 0.01)) for r in rows
+              if r["system"].startswith("nr")]  # fmt: skip
+    summary = summarise(rows + better)
+    steps = {(e["mode"], e["nfe"], e["minus_nfe"]): e["metrics"]["estoi"]["mean"] for e in summary["calls"]}
+    assert {(nfe, minus) for _, nfe, minus in steps} == {(5, 1), (30, 5)}
+    assert steps["none", 5, 1] == pytest.approx(0.02) and steps["none", 30, 5] == pytest.approx(-0.01)
+    assert "## Network calls" in to_markdown(summary) and "## Network calls" not in to_markdown(summarise(rows))
+
+
 def test_lengths_compare_the_files_with_the_full_clip():
     rows = experiment(60)
     long = [r | {"ref_seconds": 2.0, "ref_span": [0, 32000 if int(r["key"][-2:]) % 3 else 16000]}

@@ -31,6 +31,8 @@ def to_markdown(summary: dict[str, Any]) -> str:
         for e in summary["lengths"]
     ]
     parts.append(table("Length of the clip, same files", ["minus", *TITLES.values(), "files, clusters"], rows))
+    rows = [(label(e), [str(e["minus_nfe"]), *intervals(e["metrics"]), judged(e["metrics"])]) for e in summary["calls"]]
+    parts.append(table("Network calls: minus the next fewer", ["minus", *TITLES.values(), "files, clusters"], rows))
     parts.append(distances(summary["by_distance"]))
     parts.append(controls(summary["controls"]))
     parts.append(failures(summary))

@@ -158,6 +158,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "seen": strata(groups, lambda row: row["seen"]),
     }
     summary["lengths"] = lengths(groups)
+    summary["calls"] = budgets(groups)
     summary["by_distance"] = by_distance(groups)
     summary["controls"] = controls(groups)
     return summary
@@ -245,6 +246,18 @@ def lengths(groups: dict[Setting, Files]) -> list[dict[str, Any]]:
         same = {key: row for key, row in files.items() if key in whole and whole_clip(row, seconds)}
         metrics = {m: as_dict(difference(same, groups[longest], m)) for m in METRICS}
         found.append(described(setting) | {"minus_seconds": longest[2], "metrics": metrics})
+    return found
+
+
+def budgets(groups: dict[Setting, Files]) -> list[dict[str, Any]]:
+    """Each number of network calls minus the next smaller one: what the further calls bring."""
+    found = []
+    for setting, files in groups.items():
+        fewer = [s for s in groups if s[:3] == setting[:3] and s[3] < setting[3]]
+        if fewer:
+            other = max(fewer, key=lambda s: s[3])
+            metrics = {m: as_dict(difference(files, groups[other], m)) for m in METRICS}
+            found.append(described(setting) | {"minus_nfe": other[3], "metrics": metrics})
     return found
 
 
