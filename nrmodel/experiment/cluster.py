@@ -12,13 +12,13 @@ from typing import Any
 
 from nrdata.ray_cluster import connected, outcome
 from nrmodel.experiment.plan import Plan
-from nrmodel.experiment.run import is_done, run, say
+from nrmodel.experiment.run import is_done, prepare, run, say
 
 
 def run_on_ray(plan: Plan, out: Path) -> None:
     """Run all cells that are not done. Raises `UserError` where Ray is not installed or a worker died, and what a cell
     raised; cells that were done before that stay done."""
-    out.mkdir(parents=True, exist_ok=True)
+    prepare(plan, out)
     todo = {k: cell for k, cell in enumerate(plan.cells, 1) if not is_done(plan, out, cell)}
     with connected() as ray:
         gpus = min(1, int(ray.cluster_resources().get("GPU", 0)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,9 @@ def run(plan: Plan, out: Path, number: int | None = None) -> bool:
 
     Raises `UserError` where a cell needs another one first, or where a folder holds something else.
     """
-    (out / "cells").mkdir(parents=True, exist_ok=True)
+    prepare(plan, out)
     if number is not None and not 1 <= number <= len(plan.cells):
         raise UserError(f"--cell {number}: the plan has cells 1 to {len(plan.cells)}", "cell")
-    write_text(out / "plan.toml", plan.text)
     for k, cell in enumerate(plan.cells, 1):
         if number is not None and k != number:
             continue
@@ -50,6 +50,17 @@ def run(plan: Plan, out: Path, number: int | None = None) -> bool:
         record |= {**came_of, "seconds": seconds, "made_with": provenance()}
         write_text(cell_file(out, cell.name), json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return all(cell_file(out, cell.name).exists() for cell in plan.cells)
+
+
+def prepare(plan: Plan, out: Path) -> None:
+    """The folder with its plan.toml, which jobs that start at one moment may all write."""
+    (out / "cells").mkdir(parents=True, exist_ok=True)
+    path = out / "plan.toml"
+    if path.is_file() and path.read_text(encoding="utf-8") == plan.text:
+        return
+    own = out / f"plan.toml.{uuid.uuid4().hex}"
+    own.write_text(plan.text, encoding="utf-8")
+    own.replace(path)
 
 
 def cell_file(out: Path, name: str) -> Path:
