@@ -70,6 +70,8 @@ def command(
         raise click.UsageError("--shards or --clean and --noisy, not both")
     if ref is not None and noisy is None:
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
+    if sampler == "published" and (peers or enhanced) and checkpoint is None:
+        raise click.UsageError("--sampler is for a model: give its --checkpoint")
     from nrdata.labels import printable
     from nrdata.sampling.pool import MIN_REF_SECONDS
     from nrmodel.evaluation.evaluate import evaluate
@@ -102,7 +104,7 @@ def command(
     out = out or Path("out") / f"evaluate-{system}-{data}"
     click.echo(f"out: {printable(str(out))}", err=True)
     if noisy is not None and clean is None:
-        return rate(noisy, out, enhanced, model, ref, limit, as_json)
+        return rate(noisy, out, enhanced, model, ref, limit, budgets[0], as_json)
     summary = evaluate(
         model,
         dataset,
@@ -130,12 +132,12 @@ def command(
     return 1 if late and enhanced else 0
 
 
-def rate(noisy, out, enhanced, model, ref, limit, as_json) -> int:
+def rate(noisy, out, enhanced, model, ref, limit, nfe, as_json) -> int:
     """Without clean files: DNSMOS alone."""
     from nrmodel.evaluation.dnsmos import rate_folders
 
     def enhance(x, clip):
-        return model.enhance(x, 16000, clip, 16000)
+        return model.enhance(x, 16000, clip, 16000, nfe)
 
     lines = rate_folders(noisy, out, enhanced, enhance if model else None, ref, limit)
     click.echo(json.dumps(lines, indent=1) if as_json else (out / "dnsmos.md").read_text(encoding="utf-8"), nl=False)

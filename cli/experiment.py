@@ -25,6 +25,8 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
 
     Example: nr experiment experiments/smoke.toml
     """
+    if engine == "ray" and cell is not None:
+        raise click.UsageError("--engine ray runs all cells, --cell one here: not both")
     from nrdata.labels import printable
     from nrmodel.experiment.plan import read_plan
     from nrmodel.experiment.run import run
@@ -34,11 +36,11 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
     plan = read_plan(plan_file, out)
     if dry_run:
         return _dry_run(plan, out, as_json)
-    if engine == "ray" and cell is None:
-        from nrmodel.experiment.cluster import run_on_ray
-
-        run_on_ray(plan, out)
     try:
+        if engine == "ray":
+            from nrmodel.experiment.cluster import run_on_ray
+
+            run_on_ray(plan, out)
         complete = run(plan, out, cell)
     except Interrupted as e:
         click.echo(f"nr: {e}: state written; the same command goes on", err=True)

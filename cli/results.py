@@ -72,8 +72,8 @@ def make(folder: Path, out: Path) -> None:
         summary = write_tables(read_rows(folder / "rows.jsonl"), out, read_speed(folder))
         if folder.parent.name != "evaluations":  # an experiment's own pictures show these
             (out / "means.png").write_bytes(plots.means_by_mode(summary))
-            if curves := plots.quality_by_calls(summary):
-                (out / "calls.png").write_bytes(curves)
+        if curves := plots.quality_by_calls(summary):
+            (out / "calls.png").write_bytes(curves)
     if (folder / "log.jsonl").exists():
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         told = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]

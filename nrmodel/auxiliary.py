@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nrdata.labels import is_unknown
 from nrdata.sampling.stream import Batch
 from nrmodel.model import Model
 
@@ -34,23 +38,37 @@ def consistency(model: Model, x0: Tensor, y: Tensor, t: Tensor, z_r: Tensor, sam
     return (weight * apart).sum() / weight.sum().clamp(min=1e-3)
 
 
-def environment_contrast(of_clip: Tensor, of_noise: Tensor, positive: Tensor, anchor: Tensor) -> Tensor:
+def environment_contrast(of_clip: Tensor, of_noise: Tensor, pairs: Pairs) -> Tensor:
     """Ties z_r to the environment: a clip's embedding is to lie nearer to the mixtures' noises of its own environment
-    than to those of the batch's others.
+    than to those of other places.
 
-    Supervised contrastive loss (Khosla et al. 2020, eq. 2) between two views, clips `of_clip (B, D)` and noises
-    `of_noise (B, D)`; `positive (B, B)`: clip i and noise j are of one environment; `anchor (B,)`: clips that count.
-    Zero without an anchor. Where a batch is shared by ranks, each contrasts its own part.
+    Supervised contrastive loss (Khosla et al. 2020, eq. 2), in float32, between two views: clips `of_clip (B, D)` and
+    noises `of_noise (B, D)`. Zero without an anchor. Where a batch is shared by ranks, each contrasts its own part.
     """
-    cosine = F.normalize(of_clip.float(), dim=1) @ F.normalize(of_noise.float(), dim=1).T
-    log_share = F.log_softmax(cosine / TEMPERATURE, dim=1)
-    each = -(log_share * positive).sum(1) / positive.sum(1).clamp(min=1)
-    return (each * anchor).sum() / anchor.sum().clamp(min=1)
+    with torch.autocast(of_clip.device.type, enabled=False):
+        cosine = F.normalize(of_clip.float(), dim=1) @ F.normalize(of_noise.float(), dim=1).T
+        compared = pairs.same | pairs.apart
+        log_share = F.log_softmax((cosine / TEMPERATURE).masked_fill(~compared, -torch.inf), dim=1)
+        each = -log_share.masked_fill(~pairs.same, 0.0).sum(1) / pairs.same.sum(1)
+        return (each * pairs.anchor).sum() / pairs.anchor.sum().clamp(min=1)
 
 
-def same_environment(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`positive` and `anchor` of a batch: one `env_id`; clips that are of the mixture's environment at all."""
-    numbers = {name: k for k, name in enumerate(sorted(set(batch.env_id)))}
-    env = torch.tensor([numbers[name] for name in batch.env_id], device=device)
-    anchor = torch.tensor([relation in OF_THE_PLACE for relation in batch.relation], device=device)
-    return env[:, None] == env[None, :], anchor
+class Pairs(NamedTuple):
+    """Which clip (row) and which noise (column) of a batch are of one environment, which of different places. Neither:
+    two rooms or equalisations of one place, which are not one sound, nor another place's."""
+
+    same: Tensor  # bool (B, B), true on the diagonal
+    apart: Tensor  # bool (B, B)
+    anchor: Tensor  # bool (B,): clips that are of their mixture's environment at all
+
+
+def pairs_of(batch: Batch, device: torch.device) -> Pairs:
+    """By `env_id`; an unknown environment, or an invented one (`Batch.invented`), is like nobody else's."""
+    own = [f"{env} {i}" if is_unknown(env) else env for i, env in enumerate(batch.env_id)]
+    place = np.array([env.split("~")[0] for env in own])
+    item = np.arange(len(own))
+    invented = np.array(batch.invented, dtype=bool)
+    alike = (np.array(own)[:, None] == own) & ~invented[:, None] & ~invented
+    same = alike | (item[:, None] == item)
+    anchor = np.array([relation in OF_THE_PLACE for relation in batch.relation])
+    return Pairs(*(torch.from_numpy(a).to(device) for a in (same, place[:, None] != place, anchor)))

@@ -18,6 +18,7 @@ from nrdata.environment import provenance
 from nrdata.errors import UserError
 from nrmodel import checkpoint
 from nrmodel.network.presets import ModelConfig
+from nrmodel.train_config import entry
 
 # What may differ between the start of a run and its continuation: nothing of it changes what is learnt at a step.
 _FREE = (
@@ -99,7 +100,7 @@ class RunFolder:
 
     def _check(self, state: dict[str, Any]) -> None:
         for name, value in self.config.items():
-            before = state["config"].get(name)
+            before = entry(state["config"], name)
             if name not in _FREE and name != "shards" and before != value:
                 raise UserError(
                     f"{self.path} was trained with {name} = {before}, not {value}: take another --out, or the old value"

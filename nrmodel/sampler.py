@@ -284,7 +284,7 @@ def published(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
     if isinstance(model.process, SBVE):
         raise UserError("a bridge has no score: the published predictor-corrector sampler cannot be used")
     if nfe < 2:
-        raise UserError(f"--sampler published with --nfe {nfe}: predictor and corrector need two calls a step")
+        raise UserError(f"nfe {nfe}: the published sampler's predictor and corrector need two calls, give 2 or more")
     return "predictor-corrector", partial(predictor_corrector, steps=nfe // 2)
 
 

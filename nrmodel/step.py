@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nrdata.sampling.stream import Batch
 from nrmodel import objective
-from nrmodel.auxiliary import consistency, environment_contrast, same_environment
+from nrmodel.auxiliary import consistency, environment_contrast, pairs_of
 from nrmodel.model import Model, pad_frames
 from nrmodel.network.presets import ModelConfig
 from nrmodel.process import start
@@ -48,7 +48,8 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of one batch under given draws, and its parts; `z_r` in place of the batch's own references where given.
 
-    `average` takes the mean over ranks, so that several ranks' mean loss is the loss of the global batch.
+    `average` takes the mean over ranks, so that several ranks' mean loss is the loss of the global batch; the auxiliary
+    losses are means over each rank's own items.
     """
     device, process, aim = model.device, settings.process, settings.objective
     noisy, clean = (torch.from_numpy(a).to(device) for a in (batch.noisy, batch.clean))
@@ -83,6 +84,6 @@ def batch_loss(
         if lambda_env and model.reference is not None and z_r is not None:
             size = model.reference.z_dim
             of_noise = model.reference(noisy - clean, samples)[:, :size]
-            contrast = environment_contrast(z_r[:, :size], of_noise, *same_environment(batch, device))
+            contrast = environment_contrast(z_r[:, :size], of_noise, pairs_of(batch, device))
             value, parts = value + lambda_env * contrast, {**parts, "contrast": contrast}
     return value, parts

@@ -38,6 +38,9 @@ class Interrupted(Exception):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
 
+    def __reduce__(self):  # from a worker it comes pickled
+        return Interrupted, (self.signum,)
+
 
 def train(config: TrainConfig, report: Any = None) -> Path:
     """Train, or go on with what is in the run folder; returns the folder.

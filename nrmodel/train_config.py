@@ -77,8 +77,13 @@ class TrainConfig:
         for name in ("lambda_ref", "lambda_env"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be 0 or more, not {getattr(self, name)}")
-        if self.lambda_env and self.freeze_encoder:
-            raise UserError("lambda_env trains the encoder: it has no effect with freeze_encoder")
+        if self.lambda_env:
+            law = parse_law(self.ref_mode)
+            if law.modes != ("none",) and not {"oracle", "disjoint", "env"} & set(law.modes):
+                raise UserError(f"lambda_env ties clips to their own environment: {self.ref_mode} gives none of it")
+            if self.freeze_encoder or self.batch_size < 2:
+                why = "freeze_encoder" if self.freeze_encoder else "batches of one item"
+                raise UserError(f"lambda_env trains the encoder by comparison: it has no effect with {why}")
         choices = {"objective": ("score", "denoiser", "data"), "conditioning": ("additive", "film", "spectrum"),
                    "encoder": ("conv", "stats"), "precision": ("auto", "float32", "bf16"),
                    "on_missing_ref": ("refuse", "none")}  # fmt: skip
@@ -86,6 +91,11 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise UserError(f"{name} '{value}' is unknown: {', '.join(known)}")
+
+
+def entry(record: dict[str, Any], name: str) -> Any:
+    """An entry of a recorded configuration; of one that is older than the entry, what was done then: the default."""
+    return record[name] if name in record else getattr(TrainConfig, name, None)
 
 
 def model_config(config: TrainConfig, sample_rate: int, given: ModelConfig | None) -> ModelConfig:

@@ -92,3 +92,8 @@ def make_dataset(
 def names(folder: Path | str) -> list[str]:
     """What lies in a folder."""
     return sorted(path.name for path in Path(folder).iterdir())
+
+
+def flip(data: bytes, at: int) -> bytes:
+    """One bit of one byte is wrong."""
+    return data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]

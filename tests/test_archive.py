@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from helpers import names
+from helpers import flip, names
 
 from nrdata import archive
 from nrdata.errors import UserError
@@ -103,7 +103,3 @@ def test_archives_are_unpacked_whole_and_damage_is_never_a_smaller_corpus(suffix
                 act(bad)
             assert failure.value.kind == "archive" and "damaged" in str(failure.value)
         assert not (tmp_path / "no").exists()
-
-
-def flip(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]

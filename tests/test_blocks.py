@@ -50,6 +50,15 @@ def test_film_scales_and_shifts_after_the_second_norm():
         np.testing.assert_allclose(got[i], expected, atol=1e-12)
 
 
+def test_film_under_bf16_is_computed_in_float32():
+    torch.manual_seed(0)
+    norm, x, film = blocks.NormSiLU(8), torch.randn(3, 8, 6, 5), torch.randn(3, 16)
+    exact = norm(x.bfloat16().float(), film)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = norm(x.bfloat16(), film)
+    assert rough.dtype == torch.bfloat16 and torch.equal(rough, exact.bfloat16())
+
+
 def test_film_starts_as_the_identity_and_draws_nothing():
     block, _ = filled(blocks.ResBlock(8, 8, 6))
     x, time, z_r = maps(1, 8, 4, 4), maps(1, 6), maps(1, 5).float()

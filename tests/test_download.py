@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import names
+from helpers import flip, names
 
 from cli.main import run
 from nrdata import files, transfer
@@ -193,10 +193,6 @@ def no_proxy(server, monkeypatch: pytest.MonkeyPatch) -> None:
 def wish(server, way: str, published: bool = False) -> Archive:
     url = f"http://127.0.0.1:{server.server_port}/{way}/x.zip"
     return Archive(url, "x.zip", len(GOOD), f"sha256:{sha256(GOOD)}") if published else Archive(url, "x.zip")
-
-
-def flip(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]
 
 
 def sha256(data: bytes) -> str:

@@ -126,6 +126,8 @@ def test_samplers_are_told_apart_by_their_calls():
 
     published = {"nfe": [60], "sampler": "published"}
     assert plan(**evaluations(published, {"nfe": [1, 30]})).cells
+    with pytest.raises(UserError, match="proposed is evaluated with 60 calls"):  # a score network's own number
+        plan(train=TRAIN | {"objective": "score"}, **evaluations(published))
     for given, said in (
         (evaluations(published, {"nfe": [1, 60]}), "60 calls of two samplers"),
         (evaluations({"sampler": "published"}), "needs its nfe"),
@@ -401,6 +403,19 @@ def test_a_finished_run_of_something_else_is_not_taken_for_a_cell(small, tmp_pat
     assert "finished run of something else (batch_size = 4)" in capsys.readouterr().err
 
 
+def test_records_older_than_an_entry_of_the_configuration_are_what_they_were(small, tmp_path):
+    """A cell and a training state that know nothing of `lambda_env` were made without it."""
+    path, out = copied(small, tmp_path)
+    for cell in (out / "cells").glob("train-*.json"):
+        record = json.loads(cell.read_text())
+        for known in (record["asked"], record["config"]):
+            del known["lambda_env"]
+        cell.write_text(json.dumps(record))
+    assert run(["experiment", str(path), "--out", str(out)]) == 0
+    path.write_text(path.read_text().replace("[train]", "[train]\nlambda_env = 0.5"))
+    assert run(["experiment", str(path), "--out", str(out)]) == 2  # but not with another value
+
+
 def test_rows_of_other_weights_are_not_read(small, tmp_path):
     path, out = copied(small, tmp_path)
     cell = out / "cells" / "train-baseline-seed-1.json"
@@ -427,6 +442,16 @@ def test_embedded_data_are_made_by_a_cell(tmp_path, monkeypatch):
     assert made.cells[0].kind == "data" and all("data" in c.needs for c in made.cells[1:])
     assert made.shards == (f"{tmp_path}/runs/shards",)
     assert running.cell_file(tmp_path, "train a seed 0").name == "train-a-seed-0.json"
+
+
+def test_what_is_listened_to_comes_from_the_sampler_that_was_scored(small, tmp_path):
+    path, out = copied(small, tmp_path)
+    text = path.read_text().replace("[train]", f'runs = "{small[1]}/runs"\n[train]')
+    for evaluate, expected in (("", False), ('nfe = [2]\nsampler = "published"\n', True)):
+        path.write_text(text.replace("[evaluate]\n", f"[evaluate]\n{evaluate}"))
+        made = read_plan(path, out)
+        cells = [cell for cell in made.cells if cell.kind in ("listen", "probe", "evaluate") and cell.seed == 0]
+        assert {running.loaded(made, out, cell).published_sampler for cell in cells} == {expected}
 
 
 def test_the_last_weights_are_evaluated_not_the_best(small):

@@ -30,14 +30,18 @@ class StandIn:
     def __init__(self):
         self.asked: list[tuple] = []
         self.most = 0
-        self.resources: dict = {}
+        self.resources: list[dict] = []
 
     def cluster_resources(self):
-        return {"CPU": 4.0}
+        return {"CPU": 4.0, "GPU": 2.0}
 
-    def remote(self, **resources):
-        self.resources = resources
-        return lambda function: SimpleNamespace(remote=lambda *args: self._ask(function, args))
+    def remote(self, max_retries):
+        assert max_retries == 0
+        return lambda function: SimpleNamespace(options=lambda **resources: self._task(function, resources))
+
+    def _task(self, function, resources):
+        self.resources.append(resources)
+        return SimpleNamespace(remote=lambda *args: self._ask(function, args))
 
     def _ask(self, function, args):
         self.asked.append((function, args))
@@ -77,10 +81,12 @@ def test_cells_wait_for_what_they_need_and_for_nothing_else(ray, tmp_path, monke
     cluster.run_on_ray(plan, tmp_path)
     assert sorted(order) == sorted(cell.name for cell in plan.cells)  # each once
     assert ray.most >= 4  # the four trainings at once
-    assert ray.resources == {"max_retries": 0, "num_cpus": 1, "num_gpus": 0}
+    gpus = [resources["num_gpus"] for resources in ray.resources]
+    assert gpus.count(1) == 4 and gpus.count(0) == len(plan.cells) - 4  # trainings take one, nothing else does
 
 
-def test_done_cells_are_left_and_a_failure_ends_it_with_what_was_raised(ray, tmp_path, monkeypatch):
+def test_done_cells_are_left_and_a_failure_is_raised_when_the_others_have_ended(ray, tmp_path, monkeypatch):
+    """Of the four trainings one is done; one fails, the two beside it come to their end, nothing is begun after."""
     plan = small_plan()
     done = plan.cells[0].name
     monkeypatch.setattr(cluster, "is_done", lambda plan, out, cell: cell.name == done)
@@ -88,13 +94,16 @@ def test_done_cells_are_left_and_a_failure_ends_it_with_what_was_raised(ray, tmp
 
     def one_cell(plan, out, number, where):
         order.append(plan.cells[number - 1].name)
-        if len(order) == 3:
+        if len(order) == 1:
+            order.append(len(ray.asked))
             raise UserError("the disk is full")
 
     monkeypatch.setattr(cluster, "one_cell", one_cell)
     with pytest.raises(UserError, match="disk is full"):
         cluster.run_on_ray(plan, tmp_path)
-    assert done not in order and len(order) == 3
+    begun = order.pop(1)
+    assert begun == len(ray.asked) == len(order) and done not in order
+    assert sum(name.startswith("train") for name in order) == 3
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ def test_the_published_sampler_on_demand_is_the_published_one():
     out = sample(model, Y, None, complex_noise(0))
     assert name == "predictor-corrector" and model.calls == 8
     assert torch.equal(out, sampler.predictor_corrector(model, Y, None, complex_noise(0), steps=4))
-    with pytest.raises(UserError, match="two calls"):
+    with pytest.raises(UserError, match="need two calls"):
         sampler.published(1, model)
     with pytest.raises(UserError, match="bridge"):
         sampler.published(8, BridgeData())

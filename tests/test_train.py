@@ -163,6 +163,18 @@ def test_own_estimates_that_began_go_on_under_a_larger_budget(tiny_dataset, tmp_
     assert seen == [0.5]
 
 
+def test_a_state_older_than_an_entry_of_the_configuration_goes_on(tiny_dataset, tmp_path):
+    with pytest.raises(Stop):
+        train.train(config(tiny_dataset, tmp_path / "run"), report=stop_at(2))
+    for path in (tmp_path / "run").glob("train-state*.pt"):
+        state = checkpoint.read_state(path)
+        del state["config"]["lambda_env"]
+        torch.save(state, path)
+    with pytest.raises(UserError, match=r"lambda_env = 0\.0, not 0\.5"):
+        train.train(config(tiny_dataset, tmp_path / "run", lambda_env=0.5))
+    train.train(config(tiny_dataset, tmp_path / "run"))
+
+
 def test_a_run_from_another_model_goes_on_without_it(tiny_dataset, tmp_path, capsys):
     import shutil
 

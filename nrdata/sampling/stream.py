@@ -83,6 +83,7 @@ class Batch:
     relation: list[str]  # "none" under a mode other than none: the reference is missing
     env_id: list[str]
     key: list[str]  # "<clean>+<noise>" where remixed
+    invented: list[bool]  # noise and reference went through an equaliser of their own
 
     @property
     def missing(self) -> int:
@@ -143,7 +144,7 @@ class Stream:
             frames=np.zeros(size, np.int64),
             ref=np.zeros((size, width), np.float32),
             ref_frames=np.zeros(size, np.int64),
-            mode=[], relation=[], env_id=[], key=[],
+            mode=[], relation=[], env_id=[], key=[], invented=[],
         )  # fmt: skip
         for i in range(size):
             self._fill(batch, i, epoch, index * config.batch_size + i * ranks + rank)
@@ -171,6 +172,7 @@ class Stream:
         batch.relation.append(relation)
         batch.env_id.append(self.index.env_names[self.index.env[heard.item.row]])
         batch.key.append(heard.key)
+        batch.invented.append(heard.eq_db is not None)
 
     def _stored(self, epoch: int, position: int, row: int) -> Heard:
         """A crop of the sample as it is stored."""

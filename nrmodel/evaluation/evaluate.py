@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -160,11 +161,11 @@ def run(
     partial = out / "rows.partial"
     done = {tuple(row[name] for name in IDENTITY) for row in resumable(partial)}
     planned = [(row, job) for row, jobs in plan(files, systems) for job in jobs]
-    stopwatch = Stopwatch(out)
     with (
         partial.open("a", encoding="ascii") as file,
         ScoringPool(workers) as pool,
         Progress(len(planned), "rows") as progress,
+        Stopwatch(out) as stopwatch,
     ):
 
         def append(row: dict[str, Any], scores: Scores) -> None:
@@ -191,7 +192,6 @@ def run(
                 clean, estimate = (audio.resample(x, sounds.sample_rate, SAMPLE_RATE) for x in (sounds.clean, estimate))
                 for tag, scores in pool.submit(described, clean, estimate, SAMPLE_RATE, job.system.alignment):
                     append(tag, scores)
-        stopwatch.save()
         for tag, scores in pool.drain():
             append(tag, scores)
     rows = sorted(resumable(partial), key=lambda row: [(v is None, v) for v in map(row.get, IDENTITY)])
@@ -229,9 +229,11 @@ def enhanced_row(
     }  # fmt: skip
     if clip is None:
         return described | {"fault": "no_reference"}, None
-    with stopwatch.timing(job.system.name, job.nfe, len(sounds.noisy) / sounds.sample_rate):
-        seed = noise_seed(facts["key"], job.seed)
-        estimate, flags = job.system.enhance(facts["key"], sounds, clip.sound, job.nfe, seed)
+    seed, begun = noise_seed(facts["key"], job.seed), time.perf_counter()
+    estimate, flags = job.system.enhance(facts["key"], sounds, clip.sound, job.nfe, seed)
+    if job.system.computes:
+        seconds = time.perf_counter() - begun
+        stopwatch.add(job.system.name, job.nfe, seconds, len(sounds.noisy) / sounds.sample_rate)
     described["flags"] = flags
     if job.system.name == "noise":
         left_db = audio.rms_dbfs(estimate) - audio.rms_dbfs(sounds.noise)

@@ -44,7 +44,7 @@ def means(summary: dict[str, Any]) -> str:
     columns, rows = ["files", *TITLES.values()], [(label(e), means_cells(e)) for e in summary["means"]]
     if "threads" not in summary:
         return table("Means", columns, rows)
-    factors = [e["real_time_factor"] if e["system"] != "noisy" else None for e in summary["means"]]
+    factors = [e["real_time_factor"] for e in summary["means"]]
     rows = [(name, [*cells, "" if f is None else f"{f:.3f}"]) for (name, cells), f in zip(rows, factors, strict=True)]
     told = f"Real-time factor: wall time for a second of sound, {summary['threads']} threads, scoring beside it.\n"
     return table("Means", [*columns, "real-time factor"], rows) + "\n" + told

@@ -7,43 +7,49 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import Any
 
+from nrdata.errors import UserError
 from nrdata.files import write_text
 
 NAME = "speed.json"
 
 
 class Stopwatch:
-    """Adds up wall time and seconds of sound by (system, nfe), to what an interrupted evaluation had."""
+    """Adds up wall time and seconds of sound by (system, nfe), on top of what an interrupted evaluation had; writes
+    them when it is left, however it is left."""
 
     def __init__(self, folder: Path):
         self.path = folder / NAME
         self.entries = {(e["system"], e["nfe"]): e for e in read_speed(folder)}
 
-    @contextmanager
-    def timing(self, system: str, nfe: int, sound_seconds: float) -> Iterator[None]:
-        """Around one enhancement."""
-        begun = time.perf_counter()
-        yield
-        start = {"system": system, "nfe": nfe, "seconds": 0.0, "sound_seconds": 0.0, "threads": threads()}
-        entry = self.entries.setdefault((system, nfe), start)
-        entry["seconds"] += time.perf_counter() - begun
-        entry["sound_seconds"] += sound_seconds
+    def __enter__(self) -> Stopwatch:
+        return self
 
-    def save(self) -> None:
+    def __exit__(self, *raised: object) -> None:
         rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in e.items()} for e in self.entries.values()]
         write_text(self.path, json.dumps(rounded, indent=1) + "\n")
 
+    def add(self, system: str, nfe: int, seconds: float, sound_seconds: float) -> None:
+        """One enhancement."""
+        entry = self.entries.setdefault((system, nfe), {"system": system, "nfe": nfe, "seconds": 0.0,
+                                                        "sound_seconds": 0.0})  # fmt: skip
+        entry["seconds"] += seconds
+        entry["sound_seconds"] += sound_seconds
+        entry["threads"] = threads()
+
 
 def read_speed(folder: Path) -> list[dict[str, Any]]:
-    """The entries of a folder; none where it holds no speed.json."""
+    """The entries of a folder; none where it holds no speed.json. Raises `UserError` for a damaged one."""
     path = folder / NAME
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise UserError(f"{path} is no JSON ({e}): delete it, the tables then tell no time", "unreadable") from e
 
 
 def real_time_factors(entries: list[dict[str, Any]]) -> dict[tuple[str, int], float]:
@@ -53,7 +59,5 @@ def real_time_factors(entries: list[dict[str, Any]]) -> dict[tuple[str, int], fl
 
 def threads() -> int:
     """Of torch, where it is loaded; else the processors of this machine."""
-    import sys
-
     torch = sys.modules.get("torch")
     return torch.get_num_threads() if torch is not None else os.cpu_count() or 1

@@ -32,6 +32,7 @@ class System:
     seeds: tuple[int, ...] = (0,)
     rows: int | None = None
     sampler: Callable[[int], str] = lambda nfe: ""
+    computes: bool = False  # whether its time is worth telling
     alignment: bool = True  # whether a delay can come from the system and is looked for
 
 
@@ -60,7 +61,8 @@ def model_systems(
 
     name = f"nr:{model.digest[:8]}"
     names = {n: model.sampler(n)[0] for n in budgets}
-    whole = System(name, on("noisy"), tuple(modes), tuple(ref_seconds), budgets, tuple(seeds), None, names.__getitem__)
+    asked = tuple(modes), tuple(ref_seconds), budgets, tuple(seeds)
+    whole = System(name, on("noisy"), *asked, sampler=names.__getitem__, computes=True)
     control = replace(whole, modes=("none",), budgets=budgets[:1], seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
     return [whole, *(replace(control, name=n, enhance=on(n)) for n in CONTROLS)]
 
@@ -80,7 +82,7 @@ def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -
     def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
         return peer(sounds.noisy, sounds.sample_rate, ref), []
 
-    return System(f"peer:{name}", enhance, own_modes, tuple(ref_seconds)[:1])
+    return System(f"peer:{name}", enhance, own_modes, tuple(ref_seconds)[:1], computes=True)
 
 
 def folder_system(enhanced: Path, keys: Sequence[str]) -> System:

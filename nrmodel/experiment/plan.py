@@ -225,7 +225,7 @@ def _cells(
                 raise UserError(f"two evaluations are called {title}")
             requests[name][title] = main | {k: v for k, v in asked.items() if k not in ("name", "of")}
     for name, asked in requests.items():
-        _tell_samplers_apart(name, asked.values())
+        _tell_samplers_apart(arms[name], asked.values())
     for name, arm in arms.items():
         if arm.config.get("ref_mode") == "none":  # it takes no clip
             requests[name] = {title: request | {"modes": ["none"]} for title, request in requests[name].items()}
@@ -253,18 +253,21 @@ def _cells(
     return tuple(cells)
 
 
-def _tell_samplers_apart(arm: str, requests: Iterable[dict[str, Any]]) -> None:
+def _tell_samplers_apart(arm: Arm, requests: Iterable[dict[str, Any]]) -> None:
     """Settings are told apart by their number of calls: one number, one sampler."""
-    known: dict[Any, str] = {}
+    from nrmodel.train_config import model_config
+
+    own = model_config(_train_config(arm.config, ("x",), "x", 0), 16000, None).nfe
+    known: dict[int, str] = {}
     for request in requests:
         sampler = request.get("sampler", "budget")
         if sampler not in ("budget", "published"):
             raise UserError(f"sampler {sampler!r} is unknown: budget or published")
         if sampler == "published" and "nfe" not in request:
             raise UserError('sampler = "published" needs its nfe, such as nfe = [60]')
-        for calls in request.get("nfe", [None]):
+        for calls in request.get("nfe", [own]):
             if known.setdefault(calls, sampler) != sampler:
-                raise UserError(f"{arm} is evaluated with {calls} calls of two samplers: give them different nfe")
+                raise UserError(f"{arm.name} is evaluated with {calls} calls of two samplers: give them different nfe")
 
 
 # Configurations that are compared -----------------------------------------------------------------------------------
@@ -294,10 +297,12 @@ def resolved(config: Any) -> dict[str, Any]:
 def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     """The entries in which two resolved configurations differ. What concerns references alone does not count where
     one of the two has none."""
+    from nrmodel.train_config import entry
+
     names = one.keys() | other.keys()
     if "none" in (one["ref_mode"], other["ref_mode"]):
         names = names - OF_REFERENCE
-    return {name for name in names if one.get(name) != other.get(name)}
+    return {name for name in names if entry(one, name) != entry(other, name)}
 
 
 def check_comparable(

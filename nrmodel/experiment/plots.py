@@ -155,7 +155,7 @@ def loss_curve(steps: list[int], loss: list[float]) -> bytes:
 
 def means_by_mode(summary: dict[str, Any]) -> bytes:
     """Means of every setting of one evaluation with intervals, a panel a metric."""
-    shown = summary["means"]
+    shown = [untimed(e) for e in summary["means"]]
     labels = [f"{e['system']} {e['mode']}" + (f" {e['ref_seconds']:g} s" if e["ref_seconds"] else "")
               + (f", {e['nfe']} calls" if e["nfe"] > 1 else "") for e in reversed(shown)]  # fmt: skip
     with figure(shown, 3, 11.0, 1.4 + 0.3 * len(shown)) as (_, axes, buffer):
@@ -167,6 +167,11 @@ def means_by_mode(summary: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+def untimed(entry: dict[str, Any]) -> dict[str, Any]:
+    """What a picture shows of an entry: not how long it took."""
+    return {name: value for name, value in entry.items() if name != "real_time_factor"}
+
+
 def quality_by_calls(summary: dict[str, Any]) -> bytes:
     """Means with intervals against the number of network calls, a panel a metric, a line a mode; empty where no
     system was asked for several numbers."""
@@ -174,7 +179,8 @@ def quality_by_calls(summary: dict[str, Any]) -> bytes:
     for e in summary["means"]:
         if e["nfe"]:
             lines.setdefault((e["system"], e["mode"], e["ref_seconds"]), []).append(e)
-    shown = {" ".join((system, mode)): e for (system, mode, _), e in lines.items() if len(e) > 1}
+    shown = {" ".join((system, mode, *([f"{s:g} s"] if s else []))): [untimed(e) for e in entries]
+             for (system, mode, s), entries in lines.items() if len(entries) > 1}  # fmt: skip
     if not shown:
         return b""
     with figure(shown, 3, 10.0, 3.0) as (_, axes, buffer):

@@ -21,11 +21,12 @@ from typing import Any
 from nrdata.environment import provenance
 from nrdata.errors import UserError
 from nrdata.files import write_text
-from nrmodel.experiment.plan import Cell, Plan, resolved
+from nrmodel.experiment.plan import MAIN, Cell, Plan, resolved
 
 
-def run(plan: Plan, out: Path, number: int | None = None) -> bool:
+def run(plan: Plan, out: Path, number: int | None = None, scoring_processes: int | None = None) -> bool:
     """Run all cells, or the one of that number (from 1, as `--dry-run` prints them); true when all cells are done.
+    `scoring_processes` of an evaluation: half of the machine's cores where none are given.
 
     Raises `UserError` where a cell needs another one first, or where a folder holds something else.
     """
@@ -44,7 +45,10 @@ def run(plan: Plan, out: Path, number: int | None = None) -> bool:
                 raise UserError(f"cell {k} ({cell.name}) needs cell {other} ({needed}): run it first", "cell")
         say(f"cell {k} of {len(plan.cells)}: {cell.name}")
         begun = time.monotonic()
-        came_of = DO[cell.kind](plan, out, cell)
+        if cell.kind == "evaluate":
+            came_of = evaluate_cell(plan, out, cell, scoring_processes)
+        else:
+            came_of = DO[cell.kind](plan, out, cell)
         record = {"name": cell.name, "kind": cell.kind, "arm": cell.arm, "seed": cell.seed, "asked": asked(plan, cell)}
         seconds = round(time.monotonic() - begun, 1)
         record |= {**came_of, "seconds": seconds, "made_with": provenance()}
@@ -90,12 +94,16 @@ def asked(plan: Plan, cell: Cell) -> dict[str, Any]:
 
 
 def is_done(plan: Plan, out: Path, cell: Cell) -> bool:
-    """Whether a cell is finished as asked. A run or an evaluation that is finished as something else is refused,
-    the rest is done again."""
-    if not cell_file(out, cell.name).exists():
+    """Whether a cell, and what it needs, is finished as asked. A run or an evaluation that is finished as something
+    else is refused, the rest is done again."""
+    from nrmodel.train_config import entry
+
+    if not all(cell_file(out, name).exists() for name in (cell.name, *cell.needs)):
         return False
     record, wanted = read_cell(out, cell.name), asked(plan, cell)
-    changed = sorted(k for k in wanted.keys() | record["asked"].keys() if record["asked"].get(k) != wanted.get(k))
+    before = record["asked"]
+    of = entry if cell.kind == "train" else dict.get
+    changed = sorted(k for k in wanted.keys() | before.keys() if of(before, k) != of(wanted, k))
     if cell.kind in ("evaluate", "probe", "listen") and record["digest"] != digest_of(plan, out, cell):
         changed.append("weights")
     if changed and cell.kind in ("train", "evaluate"):
@@ -178,7 +186,8 @@ def logged_rate(log: Path) -> float | None:
 
 
 def loaded(plan: Plan, out: Path, cell: Cell) -> Any:
-    """The last weights of a cell's run: the same budget for every arm, nothing selected on the validation files."""
+    """The last weights of a cell's run: the same budget for every arm, nothing selected on the validation files; with
+    the sampler that is asked for, of a cell without a request that of the arm's main evaluation."""
     import nrmodel
 
     model = nrmodel.load(plan.run_folder(cell.arm, cell.seed) / "model.safetensors")
@@ -186,16 +195,17 @@ def loaded(plan: Plan, out: Path, cell: Cell) -> Any:
         raise UserError(
             f"{plan.run_folder(cell.arm, cell.seed)} has other weights than when it was finished", "changed"
         )
+    main = next(c for c in plan.cells if c.kind == "evaluate" and c.arm == cell.arm and c.request["title"] == MAIN)
+    model.published_sampler = (cell.request or main.request).get("sampler") == "published"
     return model
 
 
-def evaluate_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
+def evaluate_cell(plan: Plan, out: Path, cell: Cell, scoring_processes: int | None) -> dict[str, Any]:
     """The rows and tables of one evaluation."""
     import nrdata
     from nrmodel.evaluation.evaluate import evaluate
 
     model, dataset, request = loaded(plan, out, cell), nrdata.open(*plan.shards), cell.request
-    model.published_sampler = request.get("sampler") == "published"
     evaluate(
         model,
         dataset,
@@ -207,6 +217,7 @@ def evaluate_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
         seeds=request["seeds"],
         peers=request.get("peers", []),
         limit=request.get("limit"),
+        workers=scoring_processes,
     )
     nfe = request.get("nfe", [model.nfe])[0]
     return {"digest": model.digest, "fingerprint": dataset.fingerprint, "nfe": nfe}
@@ -251,7 +262,7 @@ def listen_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
     return {"digest": model.digest, "fingerprint": dataset.fingerprint}
 
 
-DO = {"data": make_data, "train": train_cell, "evaluate": evaluate_cell, "probe": probe_cell, "listen": listen_cell}
+DO = {"data": make_data, "train": train_cell, "probe": probe_cell, "listen": listen_cell}
 
 
 def say(text: str) -> None:

@@ -38,8 +38,8 @@ class NormSiLU(Norm):
         return F.silu(h).to(x.dtype)
 
     def _modulated(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        """norm(x) (1 + scale) + shift. On a CPU every item's norm has that as its affine part: no passes over the maps
-        beside those of the norm, where a product of maps and its gradients cost some 6 % of a training step."""
+        """norm(x) (1 + scale) + shift. On a CPU every item's norm has that as its affine part, and one copy joins the
+        items: cheaper than a product of maps and its gradients (`python benchmarks/network.py`: film)."""
         if x.device.type != "cpu":
             return torch.addcmul(shift[:, :, None, None], super().forward(x), 1 + scale[:, :, None, None])
         weight, bias = self.weight * (1 + scale), torch.addcmul(shift, self.bias, 1 + scale)
