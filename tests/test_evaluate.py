@@ -139,7 +139,7 @@ def test_interrupted_and_torn_it_goes_on_to_the_same_rows(whole, dataset, tmp_pa
     evaluate(model, dataset, out=tmp_path, **OPTIONS)
     assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
     spent, of_all = (sum(e["sound_seconds"] for e in read_speed(folder)) for folder in (tmp_path, whole))
-    assert 0 < spent < of_all  # time is told of what was enhanced now
+    assert of_all <= spent < 1.5 * of_all  # the time before counts too; what was lost was enhanced again
     assert len(model.calls) < 30 - 13 + 3  # only what was missing
     assert not partial.exists()
 
