@@ -271,6 +271,7 @@ def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
         (["--ref-seconds", "1,inf"], "finite numbers"),
         (["--ref-seconds", "nan"], "finite numbers"),
         (["--ref", "x"], "their own references"),
+        (["--sampler", "published", "--peer", "rnnoise"], "give its --checkpoint"),
     ],
 )
 def test_wrong_usage_exits_2(argv, sentence, capsys):

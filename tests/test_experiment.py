@@ -388,6 +388,8 @@ def test_a_cell_alone_says_what_it_needs_first(small, tmp_path, capsys):
     assert run(["experiment", str(path), "--out", str(tmp_path / "o"), "--cell", "2"]) == 2
     assert "needs cell 1 (train proposed seed 0): run it first" in capsys.readouterr().err
     assert run(["experiment", str(path), "--out", str(tmp_path / "o"), "--cell", "99"]) == 2
+    assert run(["experiment", str(path), "--cell", "1", "--engine", "ray"]) == 2
+    assert "not both" in capsys.readouterr().err
     assert run(["experiment", str(path), "--out", str(tmp_path / "o"), "--cell", "1"]) == 0
     assert "cell done" in capsys.readouterr().out
     assert not (tmp_path / "o" / "verdicts.json").exists()
