@@ -171,11 +171,13 @@ def test_finished_it_only_reads_and_another_request_is_refused(whole, dataset, t
 
 def test_sampler_noise_belongs_to_file_and_seed_and_is_shared_by_modes(dataset, tmp_path):
     model = StandIn()
-    evaluate(model, dataset, out=tmp_path, modes=("none", "disjoint"), seeds=(0, 1), nfe=(1, 2), limit=2, workers=1)
+    evaluate(model, dataset, out=tmp_path, modes=("none", "disjoint"), seeds=(0, 1), nfe=(2, 1), limit=2, workers=1)
     seeds = [seed for _, seed in model.calls]
     assert len(set(seeds)) == 4  # two files, two seeds
     assert noise_seed("a", 0) != noise_seed("a", 1) != noise_seed("b", 1)
     assert {nfe for nfe, _ in model.calls} == {1, 2}
+    controls = {row["nfe"] for row in rows_of(tmp_path) if row["system"] in ("clean", "noise")}
+    assert controls == {1}  # the fewest calls that were asked for
     samplers = {row["nfe"]: row["sampler"] for row in rows_of(tmp_path) if row["system"][:2] == "nr"}
     assert samplers == {1: "one-call", 2: "average"}
 

@@ -63,7 +63,7 @@ def model_systems(
     names = {n: model.sampler(n)[0] for n in budgets}
     asked = tuple(modes), tuple(ref_seconds), budgets, tuple(seeds)
     whole = System(name, on("noisy"), *asked, sampler=names.__getitem__, computes=True)
-    control = replace(whole, modes=("none",), budgets=budgets[:1], seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
+    control = replace(whole, modes=("none",), budgets=(min(budgets),), seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
     return [whole, *(replace(control, name=n, enhance=on(n)) for n in CONTROLS)]
 
 
