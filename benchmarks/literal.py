@@ -76,6 +76,9 @@ class Head(blocks.Head):
 
 
 class NCSNpp(ncsnpp.NCSNpp):
+    def train(self, mode: bool = True) -> NCSNpp:
+        return nn.Module.train(self, mode)  # no memory format but the default
+
     def forward(self, state: Tensor, cond: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor:
         maps = torch.cat([state.real, state.imag, cond.real, cond.imag], dim=1)
         time = self.time(t)

@@ -38,11 +38,13 @@ class Case:
         self.device = inputs[0].device
 
     def forward(self) -> None:
+        self.network.eval()
         with torch.no_grad():
             self._run()
 
     def step(self) -> None:
         """Forward and backward."""
+        self.network.train()
         self._run().abs().square().mean().backward()
         self.network.zero_grad(set_to_none=True)
 
@@ -100,7 +102,7 @@ def drawn(config: NCSNppConfig, device: torch.device, conditioning: str | None =
         for p in network.parameters():
             if p.dim() > 1:
                 p.normal_(0, p[0].numel() ** -0.5)
-    return network.to(device)
+    return network.to(device).train()
 
 
 def drawn_inputs(batch: int, frames: int, device: torch.device) -> tuple[Tensor, ...]:

@@ -72,6 +72,26 @@ def test_the_network_is_the_literal_one(name):
         np.testing.assert_allclose(out[i, 0].numpy(), expected, atol=1e-11 * np.abs(expected).max() + 1e-12)
 
 
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_memory_formats_are_all_one(monkeypatch, capability):
+    """Which one is taken hangs on the processor and on training; values and gradients do not."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    network = drawn(NCSNpp(SMALL)).double()
+    (state, cond), t = spectrograms(dtype=torch.complex128), torch.tensor([0.2, 0.9], dtype=torch.float64)
+    found = []
+    for training in (True, False, True):
+        network.train(training).zero_grad()
+        out = network(state, cond, t)
+        out.abs().square().sum().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+        weight = network.down[0].blocks[0].conv_1.weight
+        default = training and capability == "AVX2"
+        assert weight.is_contiguous(memory_format=torch.contiguous_format if default else torch.channels_last)
+    for one, other in zip(*found[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(found[0][0].abs().max()))
+    assert all(torch.equal(one, other) for one, other in zip(found[0], found[2], strict=True))
+
+
 @pytest.mark.parametrize("conditioning", ["additive", "film"])
 def test_the_conditioned_network_is_the_literal_one(conditioning):
     network = NCSNpp(SMALL, 5, conditioning)
