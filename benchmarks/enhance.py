@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "active")
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
 import numpy as np
@@ -137,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads; torch {torch.__version__}")
+    print(f"{torch.get_num_threads()} threads of {torch.backends.cpu.get_cpu_capability()}; torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder) / "data", 4.0)
         against_the_reference(dataset, options.rounds)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait do not count as work
+os.environ.setdefault("OMP_WAIT_POLICY", "active")  # as in a program that has the processors to itself
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 
 import torch
@@ -176,7 +176,8 @@ def main() -> None:
     if options.memory:
         print(memory(options.memory, config, batch, frames, device))
         return
-    where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
+    on_cpu = f"{torch.get_num_threads()} threads of {torch.backends.cpu.get_cpu_capability()}"
+    where = torch.cuda.get_device_name(device) if on_gpu else on_cpu
     print(f"NCSN++ nf {config.nf}, batch {batch} of 256 x {frames}; {where}; torch {torch.__version__}")
     contenders = cases(config, batch, frames, device, options.compile)
     for title in ("forward", "forward + backward"):
