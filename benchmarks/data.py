@@ -23,15 +23,15 @@ import nrdata
 from nrdata import audio
 from nrdata.builders import build
 from nrdata.builders.plan import Options, Plan, Shard
-from nrdata.builders.scenes import SCENES, recording
-from nrdata.builders.voices import utterance, voice
-from nrdata.dataset import DataSet
-from nrdata.manifest import write_manifest
+from nrdata.builders.synthesis.scenes import SCENES, recording
+from nrdata.builders.synthesis.voices import utterance, voice
 from nrdata.sampling.stream import Stream, StreamConfig
 from nrdata.sampling.transforms import decode_audio
-from nrdata.shard import ShardWriter
-from nrdata.triplet import mix
-from nrmodel.spectrogram import Spectrogram
+from nrdata.store.dataset import DataSet
+from nrdata.store.manifest import write_manifest
+from nrdata.store.shard import ShardWriter
+from nrdata.store.triplet import mix
+from nrmodel.diffusion.spectrogram import Spectrogram
 
 RATE, SAMPLES, BATCH, ROUNDS = 16000, 96, 16, 12
 CROP, REF_SECONDS = 2 * RATE, 1.0

@@ -25,14 +25,14 @@ from literal import literal
 from network import SMALL, compare, drawn, table, timed
 from torch.utils.flop_counter import FlopCounterMode
 
-from nrdata.dataset import DataSet
 from nrdata.sampling import loader
 from nrdata.sampling.stream import Stream, StreamConfig
-from nrmodel import sampler
+from nrdata.store.dataset import DataSet
+from nrmodel.config import ModelConfig, preset
+from nrmodel.diffusion import sampler
 from nrmodel.model import Model
 from nrmodel.network.compact import CompactConfig
-from nrmodel.network.presets import ModelConfig, preset
-from nrmodel.step import batch_loss, draw
+from nrmodel.training.step import batch_loss, draw
 
 CPU = torch.device("cpu")
 RATE = 16000

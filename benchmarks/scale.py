@@ -24,10 +24,10 @@ from pathlib import Path
 import numpy as np
 
 import nrdata
-from nrdata.dataset import load_index
-from nrdata.manifest import NAME, Shard, read_manifest
-from nrdata.sampling.keyed import key_of
+from nrdata.keyed import key_of
 from nrdata.sampling.order import Order
+from nrdata.store.dataset import load_index
+from nrdata.store.manifest import NAME, Shard, read_manifest
 
 SAMPLES, PER_SHARD, BATCH = 10**8, 256, 1024  # of the data set that is worked out; PER_SHARD as nr build-shards has it
 MIB, GB = 2**20, 10**9

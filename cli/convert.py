@@ -17,7 +17,7 @@ def command(checkpoint, out, sample_rate, force):
     """
     from pathlib import Path
 
-    from nrmodel.convert import convert
+    from nrmodel.published.convert import convert
 
     done = convert(Path(checkpoint), Path(out), sample_rate, force)
     config = done.config

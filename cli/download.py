@@ -23,7 +23,7 @@ def command(source, parts, source_dir, out):
     """Bring the archives of SOURCE (all, or the PARTS named), check them and unpack them.
 
     The same command again goes on where it stopped. `nr sources` lists sources, sizes and licences."""
-    from nrdata import download
+    from nrdata.fetch import download
     from nrdata.labels import printable
 
     options = download.bring(source, parts, out, source_dir, say=lambda text: click.echo(printable(text)))

@@ -35,8 +35,8 @@ def command(noisy, pairs, ref, ref_span, out, residual, nfe, seed, checkpoint, f
     from nrdata.labels import printable
     from nrdata.progress import Progress
     from nrmodel.defaults import default_checkpoint
-    from nrmodel.enhance_files import enhance_files
-    from nrmodel.enhance_jobs import declared_seconds, jobs_of_files, jobs_of_pairs, parse_span
+    from nrmodel.enhancement.files import enhance_files
+    from nrmodel.enhancement.jobs import declared_seconds, jobs_of_files, jobs_of_pairs, parse_span
 
     if pairs is not None:
         jobs = jobs_of_pairs(pairs, out, residual)

@@ -82,7 +82,7 @@ def command(
     dataset, data = None, "folders"
     if noisy is None:
         import nrdata
-        from nrdata.dataset import default_folder
+        from nrdata.store.dataset import default_folder
 
         dataset = nrdata.open(*(shards or [default_folder()]))
         data = f"{dataset.name}-{split}"

@@ -30,7 +30,7 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
     from nrdata.labels import printable
     from nrmodel.experiment.plan import read_plan
     from nrmodel.experiment.run import run
-    from nrmodel.train import Interrupted
+    from nrmodel.training.train import Interrupted
 
     out = out or Path("out") / f"experiment-{plan_file.stem}"
     plan = read_plan(plan_file, out)

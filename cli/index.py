@@ -14,9 +14,9 @@ def command(paths):
 
     Example: nr index shards/real
     """
-    from nrdata.dataset import default_folder
     from nrdata.labels import printable
-    from nrdata.reindex import reindex
+    from nrdata.store.dataset import default_folder
+    from nrdata.store.reindex import reindex
 
     for path in paths or [default_folder()]:
         for line in reindex(path):

@@ -23,9 +23,9 @@ def command(folder, picture, logged, as_json):
     import json
     from dataclasses import asdict
 
-    from nrdata import inspect
-    from nrdata.dataset import default_folder
+    from nrdata.checks import inspect
     from nrdata.labels import printable
+    from nrdata.store.dataset import default_folder
 
     if folder is None and picture and Path(picture).is_dir():  # nr inspect --plot FOLDER
         folder, picture = picture, "inspect.png"

@@ -16,7 +16,7 @@ def command(as_json):
     """The corpora that are known: size, licence, environments, recordings, how they are split."""
     import json
 
-    from nrdata import download
+    from nrdata.fetch import download
 
     found = download.sources()
     if as_json:

@@ -56,16 +56,16 @@ def command(shards, out, config_file, dry_run, **given):
     """
     from pathlib import Path
 
-    from nrmodel.run_folder import to_toml
-    from nrmodel.train import Interrupted, resolve, train
-    from nrmodel.train_config import TrainConfig, read_config
+    from nrmodel.training.config import TrainConfig, read_config
+    from nrmodel.training.run_folder import to_toml
+    from nrmodel.training.train import Interrupted, resolve, train
 
     values = read_config(Path(config_file)) if config_file else {}
     values |= {name: value for name, value in given.items() if value is not None}
     if "cooldown" in values:
         values["cooldown_steps"] = values.pop("cooldown")
     if shards or "shards" not in values:
-        from nrdata.dataset import default_folder
+        from nrdata.store.dataset import default_folder
 
         values["shards"] = tuple(shards) or (str(default_folder()),)
     values["shards"] = tuple(values["shards"])

@@ -17,10 +17,10 @@ def command(folder, leaks, as_json):
     import json
     from dataclasses import asdict
 
-    from nrdata.dataset import default_folder
+    from nrdata.checks.leaks import find_leaks
+    from nrdata.checks.verify import verify
     from nrdata.labels import printable
-    from nrdata.leaks import find_leaks
-    from nrdata.verify import verify
+    from nrdata.store.dataset import default_folder
 
     folder = folder or str(default_folder())
     report = verify(folder)

@@ -6,8 +6,8 @@ __all__ = ["UserError", "decode_audio", "open"]
 
 
 def open(*folders):
-    """Open one data set (see `nrdata.dataset.open`)."""
-    from nrdata.dataset import open as open_dataset
+    """Open one data set (see `nrdata.store.dataset.open`)."""
+    from nrdata.store.dataset import open as open_dataset
 
     return open_dataset(*folders)
 

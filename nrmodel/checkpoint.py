@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nrdata.errors import UserError
-from nrmodel.network.presets import ModelConfig, from_dict, to_dict
+from nrmodel.config import ModelConfig, from_dict, to_dict
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from nrdata.errors import UserError
 from nrmodel import checkpoint
+from nrmodel.config import ModelConfig
 from nrmodel.network.compact import CompactConfig, CompactNetwork
 from nrmodel.network.ncsnpp import NCSNpp
-from nrmodel.network.presets import ModelConfig
-from nrmodel.reference import Reference
+from nrmodel.network.reference import Reference
 
 LEVEL = 0.1  # the loudness that a wave is brought to
 _SILENCE = 1e-7
@@ -110,7 +110,7 @@ class Model(nn.Module):
 
     def sampler(self, nfe: int | None = None) -> tuple[str, Callable[..., Tensor]]:
         """(name, sampler) for a number of calls."""
-        from nrmodel import sampler
+        from nrmodel.diffusion import sampler
 
         choose = sampler.published if self.published_sampler else sampler.for_budget
         return choose(nfe or self.nfe, self)
@@ -142,7 +142,7 @@ class Model(nn.Module):
         seed: int = 0,
     ) -> np.ndarray:
         """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`."""
-        from nrmodel.enhance import enhance_array
+        from nrmodel.enhancement.enhance import enhance_array
 
         return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
 

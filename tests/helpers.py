@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nrdata.manifest import write_manifest
-from nrdata.shard import ShardWriter
-from nrdata.triplet import mix
+from nrdata.store.manifest import write_manifest
+from nrdata.store.shard import ShardWriter
+from nrdata.store.triplet import mix
 
 RATE = 16000
 

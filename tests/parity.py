@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nrmodel import bridge, sampler
-from nrmodel.convert import convert, name_table, read_published, to_ours
+from nrmodel.diffusion import bridge, sampler
+from nrmodel.diffusion.objective import Objective, Preconditioning, draw_times, loss, state
+from nrmodel.diffusion.process import SBVE, start
 from nrmodel.model import load, pad_frames
-from nrmodel.objective import Objective, Preconditioning, draw_times, loss, state
-from nrmodel.process import SBVE, start
+from nrmodel.published.convert import convert, name_table, read_published, to_ours
 
 FOLDER = Path(__file__).parents[1].parent / "shared" / "data" / "reference-parity"
 NAMES = ("a", "b", "c")
@@ -167,8 +167,8 @@ class Replay:
     @cache  # noqa: B019
     def traces(self) -> dict[str, np.ndarray]:
         """Shape, mean, deviation and head of what each layer of the published list gives, in order of calls."""
-        from nrmodel.convert import published_layers
         from nrmodel.network.blocks import NormSiLU
+        from nrmodel.published.convert import published_layers
 
         network, seen = self.model.network, []
         layers = dict(published_layers(network))

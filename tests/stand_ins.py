@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from nrmodel import checkpoint
+from nrmodel.config import preset
 from nrmodel.model import Model, loudness
 from nrmodel.network.compact import CompactConfig
-from nrmodel.network.presets import preset
 
 
 class Local:

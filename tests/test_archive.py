@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import flip, names
 
-from nrdata import archive
 from nrdata.errors import UserError
+from nrdata.fetch import archive
 
 
 def tarred(path: Path, *members: tuple[tarfile.TarInfo, bytes], mode: str = "w:gz") -> Path:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nrdata
-from nrdata.builders import augment
 from nrdata.builders.plan import keyed_rng
+from nrdata.builders.synthesis import augment
 
 
 def level_db(x: np.ndarray, low: float, high: float, rate: int = RATE) -> float:

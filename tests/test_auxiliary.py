@@ -10,12 +10,12 @@ import torch
 import nrdata
 import nrmodel
 from nrdata.errors import UserError
-from nrmodel import train
-from nrmodel.auxiliary import Pairs, consistency, environment_contrast, pairs_of
+from nrmodel import config as presets
 from nrmodel.model import Model
-from nrmodel.network import presets
-from nrmodel.step import batch_loss, draw
-from nrmodel.train_config import TrainConfig
+from nrmodel.training import train
+from nrmodel.training.auxiliary import Pairs, consistency, environment_contrast, pairs_of
+from nrmodel.training.config import TrainConfig
+from nrmodel.training.step import batch_loss, draw
 
 CPU = torch.device("cpu")
 

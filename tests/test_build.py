@@ -18,7 +18,7 @@ from nrdata.builders import build as engine
 from nrdata.builders import plan as planning
 from nrdata.builders.plan import Options
 from nrdata.builders.render import render
-from nrdata.verify import verify
+from nrdata.checks.verify import verify
 
 
 @pytest.fixture(scope="module")

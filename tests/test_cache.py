@@ -14,9 +14,9 @@ from helpers import names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrdata import cache, transfer
-from nrdata.cache import Cache
 from nrdata.errors import UserError
+from nrdata.fetch import cache, transfer
+from nrdata.fetch.cache import Cache
 
 
 def sha(data: bytes) -> str:

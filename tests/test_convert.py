@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from cli.main import run
-from nrmodel import bridge
-from nrmodel.convert import to_ours, to_published
+from nrmodel.diffusion import bridge
+from nrmodel.diffusion.objective import Preconditioning
+from nrmodel.diffusion.process import OUVE, SBVE
+from nrmodel.diffusion.spectrogram import Spectrogram
 from nrmodel.model import load, pad_frames
 from nrmodel.network.ncsnpp import NCSNpp, NCSNppConfig
-from nrmodel.objective import Preconditioning
-from nrmodel.process import OUVE, SBVE
-from nrmodel.published import configuration
-from nrmodel.spectrogram import Spectrogram
+from nrmodel.published.convert import to_ours, to_published
+from nrmodel.published.hyperparameters import configuration
 
 
 @parity.needed

@@ -17,11 +17,11 @@ from helpers import RATE, make_dataset, names, sample_fields
 from test_shard import MIXTURE
 
 import nrdata
-from nrdata.dataset import default_folder, load_index
+from nrdata.checks.verify import verify
 from nrdata.errors import UserError
-from nrdata.manifest import NAME, Shard, write_manifest
-from nrdata.shard import ShardFault, ShardWriter, index_path, read_index
-from nrdata.verify import verify
+from nrdata.store.dataset import default_folder, load_index
+from nrdata.store.manifest import NAME, Shard, write_manifest
+from nrdata.store.shard import ShardFault, ShardWriter, index_path, read_index
 
 
 @pytest.fixture(scope="module")

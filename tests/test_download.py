@@ -19,9 +19,10 @@ import pytest
 from helpers import flip, names
 
 from cli.main import run
-from nrdata import files, transfer
-from nrdata.download import Archive, archives, bring, download
+from nrdata import files
 from nrdata.errors import UserError
+from nrdata.fetch import transfer
+from nrdata.fetch.download import Archive, archives, bring, download
 
 BODY = io.BytesIO()
 with zipfile.ZipFile(BODY, "w") as _zip:
@@ -400,7 +401,7 @@ def test_the_command_brings_a_corpus_that_builds(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "CC-BY-NC-3.0" in text and "21 files unpacked" in text
     assert f"next: nr build-shards --source folders --noise esc50:{out}" in text
-    from nrdata.builders import layouts
+    from nrdata.builders.corpora import layouts
 
     assert sum("refused" not in e for e in layouts.items("esc50", "noise", out) or []) == 20
     assert run(["download", "esc50", "--source-dir", str(corpus), "--out", str(tmp_path / "none")]) == 0

@@ -14,8 +14,8 @@ from stand_ins import Local, tiny_model
 
 from nrdata import audio
 from nrdata.errors import UserError
-from nrmodel import enhance
-from nrmodel.enhance import ReferenceWarning, enhance_array, enhance_blocks, frame_noise, measure
+from nrmodel.enhancement import enhance
+from nrmodel.enhancement.enhance import ReferenceWarning, enhance_array, enhance_blocks, frame_noise, measure
 
 REAL = tiny_model()
 

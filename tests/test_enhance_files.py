@@ -16,7 +16,8 @@ from helpers import noise, speech
 from stand_ins import tiny_checkpoint
 
 from cli.main import run
-from nrmodel import enhance, enhance_files
+from nrmodel.enhancement import enhance
+from nrmodel.enhancement import files as enhance_files
 
 RATE = 16000
 

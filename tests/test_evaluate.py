@@ -283,8 +283,8 @@ def test_wrong_usage_exits_2(argv, sentence, capsys):
 
 def test_the_command_with_a_real_network(tiny_dataset, tmp_path, capsys):
     from nrmodel import checkpoint
+    from nrmodel.config import preset
     from nrmodel.model import Model
-    from nrmodel.network.presets import preset
 
     model = Model(preset("nano", conditioning="spectrum"))
     checkpoint.save_model(tmp_path / "model.safetensors", model.state_dict(), model.config)

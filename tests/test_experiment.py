@@ -15,12 +15,12 @@ import nrmodel
 from cli.main import run
 from nrdata.errors import UserError
 from nrmodel import checkpoint
+from nrmodel import config as presets
 from nrmodel.experiment import run as running
 from nrmodel.experiment.collect import collect
 from nrmodel.experiment.listening import choose_files
 from nrmodel.experiment.plan import plan_of, read_plan
 from nrmodel.experiment.probes import cosine, knowledge, linear_accuracy, probe, shuffled, standardised
-from nrmodel.network import presets
 from nrmodel.network.compact import CompactConfig
 
 TINY = CompactConfig(widths=(8, 16), blocks=(1, 1), recurrent=8, time_dim=16)
@@ -109,8 +109,8 @@ def test_a_network_that_ignores_its_clip_shows_no_difference(tiny_dataset):
 
 def test_training_works_after_an_enhancement_in_the_same_process(tiny_dataset, tmp_path):
     """What is kept between calls must not be of the kind that inference makes: no gradient passes it."""
-    from nrmodel.spectrogram import _window
-    from nrmodel.train import train
+    from nrmodel.diffusion.spectrogram import _window
+    from nrmodel.training.train import train
 
     _window.cache_clear()
     model = nrmodel.model.Model(presets.preset("nano"))
@@ -210,7 +210,7 @@ def copied(small, tmp_path):
 
 def test_killed_in_a_training_it_goes_on_without_repeating(small, tmp_path, monkeypatch, capsys):
     """What is done stays; the run that was cut goes on and ends with the weights of one that was not."""
-    import nrmodel.train as training
+    import nrmodel.training.train as training
 
     path, new = copied(small, tmp_path)
     plan_text = path.read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from nrdata.errors import UserError
 from nrmodel.experiment.plan import check_comparable, differing, plan_of, read_plan, resolved
-from nrmodel.train_config import TrainConfig
+from nrmodel.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -17,9 +17,9 @@ import nrdata
 from nrdata.builders import folders as source
 from nrdata.builders.plan import Options
 from nrdata.builders.sources import Folder, stretch
-from nrdata.leaks import find_leaks
-from nrdata.triplet import energy_snr_db
-from nrdata.verify import verify
+from nrdata.checks.leaks import find_leaks
+from nrdata.checks.verify import verify
+from nrdata.store.triplet import energy_snr_db
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

@@ -15,9 +15,9 @@ from test_shard import MIXTURE
 
 import nrdata
 from cli.main import run
-from nrdata.inspect import contents, mean_spectra, write_card
-from nrdata.manifest import NAME, write_manifest
-from nrdata.shard import ShardWriter
+from nrdata.checks.inspect import contents, mean_spectra, write_card
+from nrdata.store.manifest import NAME, write_manifest
+from nrdata.store.shard import ShardWriter
 
 
 def test_numbers(tiny_dataset):

@@ -12,11 +12,12 @@ from helpers import RATE, make_dataset, noise, sample_fields, speech
 
 import nrdata
 from cli.main import run
-from nrdata import audio, correlate
-from nrdata.leaks import distinct, find_leaks, thinned
-from nrdata.manifest import write_manifest
-from nrdata.shard import ShardWriter
-from nrdata.triplet import mix
+from nrdata import audio
+from nrdata.checks import correlate
+from nrdata.checks.leaks import distinct, find_leaks, thinned
+from nrdata.store.manifest import write_manifest
+from nrdata.store.shard import ShardWriter
+from nrdata.store.triplet import mix
 
 
 def write(folder, rows):

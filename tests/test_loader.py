@@ -24,7 +24,7 @@ import nrdata.sampling
 from nrdata.errors import UserError
 from nrdata.sampling import loader
 from nrdata.sampling.loader import LoaderError, batches
-from nrdata.tar import ShardFault
+from nrdata.store.tar import ShardFault
 
 LAW = {"law": "env:0.5,none:0.5", "ref_seconds": (0.25, 1.0), "batch_size": 12}
 
@@ -285,7 +285,7 @@ def test_stage_names_what_is_missing():
 
 
 def test_the_stage_and_the_module_of_laws_share_a_name():
-    from nrdata.sampling.references import parse_law
+    from nrdata.sampling.laws import parse_law
 
     assert parse_law("env").modes == ("env",)
     assert callable(nrdata.sampling.references)

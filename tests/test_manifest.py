@@ -10,12 +10,12 @@ import pytest
 from helpers import RATE, make_dataset, sample_fields
 from test_shard import MIXTURE
 
-from nrdata import card
 from nrdata.errors import UserError
 from nrdata.files import sha256
-from nrdata.manifest import NAME, fingerprint, read_manifest, write_manifest
-from nrdata.shard import ShardWriter
-from nrdata.triplet import mix
+from nrdata.store import card
+from nrdata.store.manifest import NAME, fingerprint, read_manifest, write_manifest
+from nrdata.store.shard import ShardWriter
+from nrdata.store.triplet import mix
 
 
 def test_what_it_says(tiny_dataset):

@@ -7,9 +7,9 @@ import torch
 import nrmodel
 from nrdata.errors import UserError
 from nrmodel import checkpoint
+from nrmodel.config import from_dict, preset, to_dict
 from nrmodel.model import Model, loudness, pad_frames
 from nrmodel.network.compact import CompactConfig
-from nrmodel.network.presets import from_dict, preset, to_dict
 
 TINY = CompactConfig(widths=(8, 16), blocks=(1, 1), recurrent=8, time_dim=16)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nrmodel.objective import (
+from nrmodel.diffusion.objective import (
     Objective,
     Preconditioning,
     draw_times,
@@ -14,9 +14,9 @@ from nrmodel.objective import (
     state,
     x0_from_mean,
 )
-from nrmodel.process import OUVE
-from nrmodel.process import start as start_of
-from nrmodel.spectrogram import Spectrogram
+from nrmodel.diffusion.process import OUVE
+from nrmodel.diffusion.process import start as start_of
+from nrmodel.diffusion.spectrogram import Spectrogram
 
 PROCESS, SPEC = OUVE(), Spectrogram()
 

@@ -12,7 +12,7 @@ from corpora import build, digests, table, write
 from helpers import RATE, noise, speech
 
 import nrdata
-from nrdata.verify import verify
+from nrdata.checks.verify import verify
 
 
 def pair(folder: Path, name: str, seed: int, rate: int = RATE, seconds: float = 1.2) -> None:

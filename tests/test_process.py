@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrmodel.process import OUVE, SBVE
+from nrmodel.diffusion.process import OUVE, SBVE
 
 thetas, lows, ratios = st.floats(0.3, 3.0), st.floats(0.01, 0.2), st.floats(2.0, 30.0)
 

@@ -14,8 +14,8 @@ from nrdata.builders import build as engine
 from nrdata.builders import cluster
 from nrdata.builders import plan as planning
 from nrdata.builders.plan import Options
+from nrdata.checks.verify import verify
 from nrdata.errors import UserError
-from nrdata.verify import verify
 
 
 @pytest.fixture

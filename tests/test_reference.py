@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nrmodel.reference import Reference, clip_frames, normalise, spectrum
-from nrmodel.spectrogram import Spectrogram
+from nrmodel.diffusion.spectrogram import Spectrogram
+from nrmodel.network.reference import Reference, clip_frames, normalise, spectrum
 
 SPEC = Spectrogram()
 
@@ -72,7 +72,7 @@ def test_silence_stays_finite():
 
 @torch.no_grad()
 def test_spectrum_is_level_free_and_shaped():
-    from nrmodel.reference import clip_spectrogram
+    from nrmodel.network.reference import clip_spectrogram
 
     t = torch.arange(16000) / 16000
     tone = 0.05 * torch.sin(2 * torch.pi * 1000 * t)[None]

@@ -20,13 +20,13 @@ from helpers import make_dataset
 
 import nrdata
 from cli.main import run
-from nrdata import cache, transfer
-from nrdata.dataset import DataSet
+from nrdata.checks.leaks import find_leaks
+from nrdata.checks.verify import verify
 from nrdata.errors import UserError
-from nrdata.leaks import find_leaks
+from nrdata.fetch import cache, transfer
 from nrdata.sampling.loader import batches
-from nrdata.shard import ShardFault
-from nrdata.verify import verify
+from nrdata.store.dataset import DataSet
+from nrdata.store.shard import ShardFault
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -17,14 +17,14 @@ from scipy.signal import fftconvolve
 import nrdata
 from nrdata.builders import build as engine
 from nrdata.builders import plan as planning
-from nrdata.builders import rooms
 from nrdata.builders.plan import Options, keyed_rng
 from nrdata.builders.render import render
-from nrdata.builders.seeded import seeded
+from nrdata.builders.synthesis import rooms
+from nrdata.builders.synthesis.seeded import seeded
+from nrdata.checks.leaks import find_leaks
+from nrdata.checks.verify import verify
 from nrdata.errors import UserError
-from nrdata.leaks import find_leaks
-from nrdata.triplet import energy_snr_db
-from nrdata.verify import verify
+from nrdata.store.triplet import energy_snr_db
 
 
 def states() -> tuple:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrdata.errors import UserError
-from nrmodel import bridge, sampler
-from nrmodel.process import OUVE, SBVE
+from nrmodel.diffusion import bridge, sampler
+from nrmodel.diffusion.process import OUVE, SBVE
 
 Y = torch.full((1, 1, 2, 3), 0.4 - 0.2j, dtype=torch.complex128)
 SHAPE = (1, 1, 2, 3)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from nrdata import audio
 from nrdata.errors import UserError
-from nrdata.shard import (
+from nrdata.store.shard import (
     MEMBERS,
     ShardFault,
     ShardWriter,
@@ -26,7 +26,7 @@ from nrdata.shard import (
     read_index,
     read_member,
 )
-from nrdata.triplet import Mixture, mix
+from nrdata.store.triplet import Mixture, mix
 
 MIXTURE = mix(speech(0.4), noise(0.4), 3.0, ref=noise(0.3, seed=5))
 FIELDS = sample_fields("train", 0, 0, 0, (0, 6400))

@@ -15,8 +15,8 @@ import manifests
 import nrdata
 from cli.main import run
 from nrdata.audio import list_audio
-from nrdata.builders import layouts
-from nrdata.verify import verify
+from nrdata.builders.corpora import layouts
+from nrdata.checks.verify import verify
 
 
 def librispeech(root: Path) -> Path:

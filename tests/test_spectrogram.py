@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrdata.errors import UserError
-from nrmodel.spectrogram import Spectrogram
+from nrmodel.diffusion.spectrogram import Spectrogram
 
 KINDS = [
     Spectrogram(),

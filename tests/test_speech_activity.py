@@ -12,7 +12,7 @@ from helpers import noise, speech
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nrmodel.speech_activity import HOP, RATE, holds_speech, is_speech, longest_pause, speech_frames
+from nrmodel.enhancement.speech_activity import HOP, RATE, holds_speech, is_speech, longest_pause, speech_frames
 
 CORPUS = Path(__file__).parents[1].parent / "shared" / "data" / "corpus"
 needs_corpus = pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus of real sound is not here")

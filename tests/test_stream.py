@@ -14,7 +14,7 @@ from in_memory import InMemory, small
 
 import nrdata
 from nrdata.errors import UserError
-from nrdata.sampling.keyed import key_of
+from nrdata.keyed import key_of
 from nrdata.sampling.order import Order
 from nrdata.sampling.stream import Batch, Stream, StreamConfig
 

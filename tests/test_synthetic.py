@@ -9,9 +9,10 @@ import pytest
 from corpora import build, digests
 
 import nrdata
-from nrdata.builders import scenes, synthetic, voices
+from nrdata.builders import synthetic
 from nrdata.builders.plan import Options
-from nrdata.verify import verify
+from nrdata.builders.synthesis import scenes, voices
+from nrdata.checks.verify import verify
 
 RATE = voices.RATE
 

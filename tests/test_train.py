@@ -16,10 +16,11 @@ import nrdata
 import nrmodel
 from cli.main import run
 from nrdata.errors import Failure, UserError
-from nrmodel import checkpoint, train
-from nrmodel.network import presets
+from nrmodel import checkpoint
+from nrmodel import config as presets
 from nrmodel.network.compact import CompactConfig
-from nrmodel.train_config import TrainConfig
+from nrmodel.training import train
+from nrmodel.training.config import TrainConfig
 
 TINY = CompactConfig(widths=(8, 16), blocks=(1, 1), recurrent=8, time_dim=16)
 
@@ -355,7 +356,7 @@ def test_a_model_refuses_data_of_another_rate(tiny_dataset, tmp_path):
 
 
 def test_only_torchruns_own_variable_starts_a_group(monkeypatch):
-    from nrmodel import distributed
+    from nrmodel.training import distributed
 
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)

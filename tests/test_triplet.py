@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrdata.errors import UserError
-from nrdata.triplet import KEY, Mixture, check_mixture, energy_snr_db, mix
+from nrdata.store.triplet import KEY, Mixture, check_mixture, energy_snr_db, mix
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,11 +12,12 @@ from helpers import RATE, make_dataset, sample_fields
 from test_shard import MIXTURE
 
 from cli.main import run
-from nrdata import audio, shard
-from nrdata.manifest import NAME, write_manifest
-from nrdata.shard import ShardWriter, build_index, index_path, write_index
-from nrdata.triplet import Mixture
-from nrdata.verify import verify
+from nrdata import audio
+from nrdata.checks.verify import verify
+from nrdata.store import shard
+from nrdata.store.manifest import NAME, write_manifest
+from nrdata.store.shard import ShardWriter, build_index, index_path, write_index
+from nrdata.store.triplet import Mixture
 
 
 @pytest.fixture
@@ -232,7 +233,7 @@ def test_index_makes_them_again_from_the_tars(copy, capsys):
 def test_flac_keeps_the_md5_of_its_samples():
     import hashlib
 
-    from nrdata.verify import flac_md5
+    from nrdata.checks.verify import flac_md5
 
     x = np.arange(5000, dtype=np.int16)
     assert flac_md5(audio.encode_flac(x, RATE)) == hashlib.md5(x.tobytes()).digest()

@@ -16,7 +16,7 @@ from helpers import noise
 import manifests
 import nrdata
 from nrdata.builders.plan import Options
-from nrdata.verify import verify
+from nrdata.checks.verify import verify
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 

@@ -29,9 +29,9 @@ from nrdata.builders.plan import Options, Plan, Refused, Shard, read_plan, shard
 from nrdata.builders.render import render
 from nrdata.builders.variants import vary
 from nrdata.errors import UserError
-from nrdata.manifest import NAME, write_manifest
 from nrdata.progress import Progress
-from nrdata.shard import ShardFault, ShardWriter, build_index, index_path, read_index, write_index
+from nrdata.store.manifest import NAME, write_manifest
+from nrdata.store.shard import ShardFault, ShardWriter, build_index, index_path, read_index, write_index
 
 SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")
 SMALL_BUILD = 512  # samples

@@ -3,7 +3,7 @@
 Bare folders: `<speaker>/<...>/<file>` and `<environment>/<recording>`, splits drawn. Index files (CSV, paths
 relative to the index): `path, split, speaker, license` and `path, split, environment, recording, license` fix
 everything; further columns are kept in each sample's `meta`. A folder with the name of a known corpus
-(`--noise wham:ROOT`) is read in that corpus's layout, with its own splits where it has any (`nrdata.builders.layouts`).
+(`--noise wham:ROOT`) is read in that corpus's layout, with its own splits where it has any (`corpora.layouts`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nrdata import audio
-from nrdata.builders import layouts, splits
+from nrdata.builders import splits
+from nrdata.builders.corpora import layouts
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources

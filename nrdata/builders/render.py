@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from nrdata import audio
-from nrdata.builders import augment, rooms
 from nrdata.builders.plan import Row
 from nrdata.builders.sources import Source, mono, stretch
+from nrdata.builders.synthesis import augment, rooms
 from nrdata.errors import UserError
-from nrdata.triplet import Mixture, mix
+from nrdata.store.triplet import Mixture, mix
 
 UNKNOWN_STRETCH = [-1, -1]
 

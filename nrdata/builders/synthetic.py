@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nrdata import audio
-from nrdata.builders import scenes, voices
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan, keyed_rng
 from nrdata.builders.render import Sources
+from nrdata.builders.synthesis import scenes, voices
 from nrdata.builders.units import Levels, Unit, usable
 from nrdata.errors import UserError
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nrdata.builders import augment, rooms
 from nrdata.builders.draws import in_turn
 from nrdata.builders.plan import Options, Row, keyed_rng
+from nrdata.builders.synthesis import augment, rooms
 from nrdata.errors import UserError
 from nrdata.progress import Progress
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nrdata.sampling.keyed import ORDER, generator
+from nrdata.keyed import ORDER, generator
 
 WINDOW = 1_000_000
 

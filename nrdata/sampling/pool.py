@@ -42,7 +42,7 @@ class Groups:
 class Pool:
     """The rows a reference may come from.
 
-    `index` has the columns of `nrdata.dataset.SplitIndex`; `rows` (default: all) are the window's. Rows whose noise is
+    `index` has the columns of `SplitIndex`; `rows` (default: all) are the window's. Rows whose noise is
     shorter than 0.25 s serve nobody, but may be items. Row numbers are those of `index` everywhere.
     """
 

@@ -1,6 +1,6 @@
 """What a pool cannot serve, known from the index alone before anything is trained or evaluated.
 
-The counts mirror `references.py` law by law; a property test holds the two together.
+The counts mirror `laws.py` law by law; a property test holds the two together.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nrdata.errors import UserError
+from nrdata.sampling.laws import Law
 from nrdata.sampling.pool import Groups, Pool
-from nrdata.sampling.references import Law
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     WebDataset(urls).decode(nrdata.decode_audio).compose(nrdata.sampling.references("env", seed=0))
 
-The laws are those of `references.py`; the pool is the `pool_size` samples read last, so memory is bounded.
+The laws are those of `laws.py`; the pool is the `pool_size` samples read last, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from nrdata.errors import UserError
-from nrdata.sampling.keyed import CLIP, generator, key_of
+from nrdata.keyed import CLIP, generator, key_of
+from nrdata.sampling.laws import Item, Law, Listener, draw_clip, parse_law
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.references import Item, Law, Listener, draw_clip, parse_law
 
 Sample = dict[str, Any]
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nrdata.errors import UserError
+from nrdata.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
 from nrdata.sampling import transforms
-from nrdata.sampling.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
+from nrdata.sampling.laws import Item, Listener, draw_clip, parse_law
 from nrdata.sampling.order import Order
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.references import Item, Listener, draw_clip, parse_law
 from nrdata.sampling.shortfall import Shortfall, check_law, refuse_shortfall
 
 EQ_SHARE = 0.5  # of remixed items are in an invented environment

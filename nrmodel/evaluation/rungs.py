@@ -1,7 +1,7 @@
 """The ladder of references: what clip a mode shows the system, from none to the noise of the mixture itself.
 
 A rung is a base and perhaps a treatment, `disjoint+mp3`. The bases `oracle`, `disjoint`, `env` and `mismatch` are the
-laws of `nrdata.sampling.references`; the others are made here:
+laws of `nrdata.sampling.laws`; the others are made here:
 
 none      no reference            white      white noise           leak:DB   the `disjoint` clip with speech of the same
 zeros     digital silence         spectrum   stationary noise with           speaker, another utterance, at that speech-
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from nrdata.errors import UserError
+from nrdata.keyed import CLIP, generator, key_of
 from nrdata.labels import is_unknown
-from nrdata.sampling.keyed import CLIP, generator, key_of
-from nrdata.sampling.references import evaluation_reference
+from nrdata.sampling.laws import evaluation_reference
 
 LAWS = ("mismatch", "env", "disjoint", "oracle")
 MADE = ("none", "zeros", "white", "spectrum")

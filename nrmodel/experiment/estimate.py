@@ -56,7 +56,7 @@ def seconds_of(plan: Plan, cell: Cell, measured: dict[tuple, tuple[float, float]
 
 
 def default_calls(config: Any) -> int:
-    from nrmodel.train_config import model_config
+    from nrmodel.training.config import model_config
 
     return model_config(config, 16000, None).nfe
 
@@ -73,7 +73,7 @@ def files_of(plan: Plan, split: str) -> int:
 
 def costs(plan: Plan, config: Any, measured: dict[tuple, tuple[float, float]]) -> tuple[float, float]:
     """Seconds of one training step and of one network call on 3 s."""
-    from nrmodel.train_config import model_config, optimisation
+    from nrmodel.training.config import model_config, optimisation
 
     given = plan.estimate
     if {"seconds_per_step", "seconds_per_call"} <= given.keys():
@@ -95,7 +95,7 @@ def measure(settings: Any, batch_size: int, frames: int) -> tuple[float, float]:
 
     from nrdata.sampling.stream import Batch
     from nrmodel.model import Model
-    from nrmodel.step import batch_loss, draw
+    from nrmodel.training.step import batch_loss, draw
 
     rng = np.random.default_rng(0)
     model = Model(settings)

@@ -197,7 +197,7 @@ def _checked(arm: Arm, base: Arm, shards: tuple[str, ...]) -> Arm:
 
 def _idle(arm: Arm, base: Arm, law: str) -> list[str]:
     """The fields that an arm changes although its law makes no use of them."""
-    from nrmodel.train_config import TrainConfig
+    from nrmodel.training.config import TrainConfig
 
     default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
     unused = OF_REFERENCE if law == "none" else {"ref_dropout"} if "none" in law else set()
@@ -255,7 +255,7 @@ def _cells(
 
 def _tell_samplers_apart(arm: Arm, requests: Iterable[dict[str, Any]]) -> None:
     """Settings are told apart by their number of calls: one number, one sampler."""
-    from nrmodel.train_config import model_config
+    from nrmodel.training.config import model_config
 
     own = model_config(_train_config(arm.config, ("x",), "x", 0), 16000, None).nfe
     known: dict[int, str] = {}
@@ -275,8 +275,8 @@ def _tell_samplers_apart(arm: Arm, requests: Iterable[dict[str, Any]]) -> None:
 
 def resolved(config: Any) -> dict[str, Any]:
     """What a run learns from, its defaults spelt out, without what does not matter at its end."""
-    from nrdata.sampling.references import parse_law
-    from nrmodel.train_config import model_config, optimisation
+    from nrdata.sampling.laws import parse_law
+    from nrmodel.training.config import model_config, optimisation
 
     if config.init_from and config.preset is None:
         raise UserError("a run that starts from init_from must name its preset in a plan")
@@ -297,7 +297,7 @@ def resolved(config: Any) -> dict[str, Any]:
 def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     """The entries in which two resolved configurations differ. What concerns references alone does not count where
     one of the two has none."""
-    from nrmodel.train_config import entry
+    from nrmodel.training.config import entry
 
     names = one.keys() | other.keys()
     if "none" in (one["ref_mode"], other["ref_mode"]):
@@ -324,7 +324,7 @@ def check_comparable(
 
 
 def _train_config(values: dict[str, Any], shards: tuple[str, ...], out: str, seed: int) -> Any:
-    from nrmodel.train_config import TrainConfig
+    from nrmodel.training.config import TrainConfig
 
     known = {f.name for f in dataclasses.fields(TrainConfig)} - {"shards", "out", "seed"}
     _known(values, known, "a training configuration")

@@ -42,7 +42,7 @@ def losses(model: Any, dataset: Any, split: str, batches: int, ref_seconds: floa
     `wrong_minus_right` and `none_minus_right` with 95 % t intervals over batches."""
     import torch
 
-    from nrmodel.step import batch_loss, draw
+    from nrmodel.training.step import batch_loss, draw
 
     crop = (CROP_FRAMES - 1) * model.spectrogram.hop
     config = StreamConfig(BATCH, crop, law="disjoint", ref_seconds=ref_seconds, on_missing_ref="none", seed=seed)
@@ -99,7 +99,7 @@ def t_interval(values: np.ndarray) -> dict[str, float | None]:
 def sensitivity(model: Any, dataset: Any, split: str, ref_seconds: float, seed: int) -> dict[str, Any]:
     """How far enhanced files move when the clip is exchanged, RMS of the change over RMS of the output in dB, medians;
     the same sampler noise."""
-    from nrdata.sampling.references import evaluation_reference
+    from nrdata.sampling.laws import evaluation_reference
 
     count = len(dataset.index(split).key)
     changes: dict[str, list[float]] = {"disjoint_none": [], "disjoint_mismatch": []}

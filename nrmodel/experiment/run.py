@@ -96,7 +96,7 @@ def asked(plan: Plan, cell: Cell) -> dict[str, Any]:
 def is_done(plan: Plan, out: Path, cell: Cell) -> bool:
     """Whether a cell, and what it needs, is finished as asked. A run or an evaluation that is finished as something
     else is refused, the rest is done again."""
-    from nrmodel.train_config import entry
+    from nrmodel.training.config import entry
 
     if not all(cell_file(out, name).exists() for name in (cell.name, *cell.needs)):
         return False
@@ -136,7 +136,7 @@ def make_data(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
 
 def train_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
     """Train, unless the run folder is finished: then its own configuration is checked against the plan's."""
-    from nrmodel.train import train
+    from nrmodel.training.train import train
 
     config = plan.train_config(cell.arm, cell.seed)
     folder = Path(config.out)
@@ -148,7 +148,7 @@ def train_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
 def finished_step(folder: Path) -> int | None:
     """The step of a run that has reached its last one, else None."""
     from nrmodel.checkpoint import read_model
-    from nrmodel.train_config import TrainConfig, read_config
+    from nrmodel.training.config import TrainConfig, read_config
 
     weights, config = folder / "model.safetensors", folder / "config.toml"
     if not (weights.is_file() and config.is_file()):
@@ -160,7 +160,7 @@ def finished_step(folder: Path) -> int | None:
 def finished_run(folder: Path, planned: Any) -> dict[str, Any]:
     """Facts of a finished run. Raises `UserError` where it is not the planned one."""
     from nrmodel.checkpoint import read_model
-    from nrmodel.train_config import TrainConfig, read_config
+    from nrmodel.training.config import TrainConfig, read_config
 
     values = read_config(folder / "config.toml")
     actual = TrainConfig(**{**values, "shards": tuple(values["shards"])})

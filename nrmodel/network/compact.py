@@ -78,7 +78,7 @@ class Recurrent(nn.Module):
 class CompactNetwork(nn.Module):
     """network(state, cond, t, z_r=None) -> complex (B, 1, F, T).
 
-    `state`: c_in (u - y); `cond`: y; `t (B,)`; `z_r (B, z_dim [+ bins + 1])` (nrmodel.reference).
+    `state`: c_in (u - y); `cond`: y; `t (B,)`; `z_r (B, z_dim [+ bins + 1])` (nrmodel.network.reference).
     `conditioning` None: no conditioning at all. The backbone is drawn first, so that it is the same with and without.
     """
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from corpora import build, digests, indexed
 
-from nrdata.verify import verify
+from nrdata.checks.verify import verify
 
 REPOSITORY = Path(__file__).parents[2]
 # A line in front of the command: few samples a shard, processes even for small builds.

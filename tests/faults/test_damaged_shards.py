@@ -21,9 +21,9 @@ from helpers import make_dataset
 
 import nrdata
 from cli.main import run
-from nrdata.shard import ShardFault, build_index, index_path, read_index
-from nrdata.tar import members
-from nrdata.verify import verify
+from nrdata.checks.verify import verify
+from nrdata.store.shard import ShardFault, build_index, index_path, read_index
+from nrdata.store.tar import members
 
 TAR = "train-000000.tar"
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,45 @@
+"""One channel, one rate, one level: what is measured of sound and done to it before anything else."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+
+class ChannelsCancel(UserWarning):
+    """The mean of the channels is nearly silent though they are not: opposite phase, a broken cable."""
+
+
+def to_mono(x: np.ndarray) -> np.ndarray:
+    """The mean of the channels, (frames, channels) -> float32 (frames,).
+
+    Where they cancel (the mean's RMS 30 dB under the channels'), the first channel, and a `ChannelsCancel` warning.
+    """
+    if x.ndim == 1:
+        return x.astype(np.float32, copy=False)
+    if x.shape[1] == 1:
+        return x[:, 0].astype(np.float32)
+    mono = x.mean(axis=1, dtype=np.float64).astype(np.float32)
+    if x.size:
+        level, mean_level = rms_dbfs(x.ravel()), rms_dbfs(mono)
+        if level > -120 and mean_level < level - 30:
+            warnings.warn("the channels cancel (opposite phase): the first one is taken", ChannelsCancel, stacklevel=2)
+            return np.ascontiguousarray(x[:, 0], dtype=np.float32)
+    return mono
+
+
+def resample(x: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
+    """Convert the sample rate along axis 0 with soxr's "very high quality" recipe; float32."""
+    if rate_in == rate_out or len(x) == 0:
+        return x.astype(np.float32, copy=False)
+    import soxr
+
+    return soxr.resample(x.astype(np.float32, copy=False), rate_in, rate_out, quality="VHQ").astype(np.float32)
+
+
+def rms_dbfs(x: np.ndarray) -> float:
+    """RMS level in dB, full scale (1.0, or 32768 for int16) being 0; -inf for silence and for no samples."""
+    y = x.astype(np.float64) / (32768.0 if x.dtype == np.int16 else 1.0)
+    power = float(np.mean(y * y)) if y.size else 0.0
+    return 10.0 * float(np.log10(power)) if power > 0 else float("-inf")

@@ -1,0 +1,1 @@
+"""Sound from nothing and changed sound: voices, places, rooms, chains of filters."""

@@ -1,0 +1,1 @@
+"""Looking at a data set: every byte verified, leaks between splits, what is in it."""

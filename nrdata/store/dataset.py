@@ -1,0 +1,346 @@
+"""A data set in use: its index as numpy columns, its samples one seek away.
+
+Nothing is kept a sample but array elements, so that forked readers share the memory; a file is opened for a read and
+closed behind it, so that handles neither leak nor travel between processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nrdata import audio, files
+from nrdata.errors import UserError
+from nrdata.fetch.remote import Remote, is_address, open_remote, warn_of_size
+from nrdata.store.manifest import Manifest, Shard, partials, read_manifest, tars
+from nrdata.store.shard import MEMBERS, ShardFault, index_path, load_json, parse_row, read_bytes
+from nrdata.store.triplet import Triplet
+
+if TYPE_CHECKING:
+    from nrdata.sampling.stream import Stream
+
+FIELDS = {"clean": 0, "noise": 2, "noisy": 3, "ref": 4}  # -> column of the members' places, as in MEMBERS
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """One row a sample, numpy columns only."""
+
+    key: np.ndarray  # (n,) bytes of fixed width
+    env: np.ndarray  # (n,) int32 codes into env_names, which are sorted; recording and speaker likewise
+    env_names: list[str]
+    recording: np.ndarray
+    recording_names: list[str]
+    speaker: np.ndarray
+    speaker_names: list[str]
+    stretch: np.ndarray  # (n, 2) int64; [-1, -1] unknown
+    snr_db: np.ndarray  # (n,) float32
+    noise_dbfs: np.ndarray  # (n,) float32
+    frames: np.ndarray  # (n,) int64
+    ref_frames: np.ndarray  # (n,) int64, 0 where there is no clip
+    shard: np.ndarray  # (n,) int32 codes into shard_files
+    shard_files: list[Path]  # in the order of the rows
+    offset: np.ndarray  # (n, 5) int64: where the members' bytes are, in the order of shard.MEMBERS
+    size: np.ndarray  # (n, 5) int32; 0 where there is no such member
+    crc: np.ndarray  # (n, 5) uint32
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+
+class _Names:
+    """Strings to codes in order of arrival, then to codes of the sorted names."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, int] = {}
+
+    def code(self, name: str) -> int:
+        return self.codes.setdefault(name, len(self.codes))
+
+    def sort(self, column: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        names = sorted(self.codes)
+        rank = np.empty(len(names), np.int32)
+        for position, name in enumerate(names):
+            rank[self.codes[name]] = position
+        return rank[column], names
+
+
+def load_index(shards: Sequence[tuple[Path, Shard]], split: str, prefixes: Sequence[str]) -> SplitIndex:
+    """Stream the index files of `shards` into columns; `ShardFault` where rows and manifest disagree.
+
+    `prefixes` (one a shard) go before the keys: several folders as one data set.
+    """
+    for path, shard in shards:
+        if not index_path(path).exists():
+            raise UserError(f"{path} has no index; run nr index {path.parent}", kind="no_index")
+        if index_path(path).stat().st_size < shard.samples:  # before memory is taken for as many
+            raise ShardFault(path.name, "", "count", f"the index cannot hold {shard.samples} rows")
+    n = sum(shard.samples for _, shard in shards)
+    names = {name: _Names() for name in ("env_id", "recording", "speaker")}
+    codes = {name: np.zeros(n, np.int32) for name in (*names, "shard")}
+    key, stretch = np.zeros(n, "S16"), np.zeros((n, 2), np.int64)
+    snr_db, noise_dbfs = np.zeros(n, np.float32), np.zeros(n, np.float32)
+    frames, ref_frames = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    offset, size, crc = (np.zeros((n, len(MEMBERS)), kind) for kind in (np.int64, np.int32, np.uint32))
+    row = 0
+    for number, ((path, shard), prefix) in enumerate(zip(shards, prefixes, strict=True)):
+        index = index_path(path)
+        stop = row + shard.samples
+        with index.open("rb") as file:
+            for line_number, line in enumerate(file, 1):
+                if row == stop:
+                    raise ShardFault(path.name, "", "count", f"the index has more than {shard.samples} rows")
+                try:
+                    data = parse_row(line)
+                    name = (prefix + data["key"]).encode("ascii")
+                    if data["split"] != split:
+                        raise ValueError(f"split {data['split']}")
+                    stretch[row] = data["stretch"]
+                    snr_db[row], noise_dbfs[row] = data["snr_db"], data["noise_dbfs"]
+                    frames[row], ref_frames[row] = data["frames"], data["ref_frames"]
+                    for column, known in names.items():
+                        codes[column][row] = known.code(data[column])
+                    for i, member in enumerate(MEMBERS):
+                        if i < 4 or member in data["members"]:
+                            offset[row, i], size[row, i], crc[row, i] = data["members"][member]
+                except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
+                    raise ShardFault(index.name, "", "index", f"line {line_number} cannot be read ({e})") from e
+                if len(name) > key.dtype.itemsize:
+                    key = key.astype(f"S{len(name) + 8}")
+                key[row], codes["shard"][row] = name, number
+                row += 1
+        if row != stop:
+            raise ShardFault(
+                path.name, "", "count", f"{shard.samples} samples expected, {row - stop + shard.samples} in the index"
+            )
+    (env, env_names), (recording, recording_names), (speaker, speaker_names) = (
+        names[column].sort(codes[column]) for column in names
+    )
+    return SplitIndex(
+        key, env, env_names, recording, recording_names, speaker, speaker_names, stretch, snr_db, noise_dbfs,
+        frames, ref_frames, codes["shard"], [path for path, _ in shards], offset, size, crc,
+    )  # fmt: skip
+
+
+class DataSet:
+    """One or several folders of shards, read as one data set.
+
+    The folders of `remotes` hold indexes only: the shards are elsewhere.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Path, Manifest]], remotes: Sequence[Remote] = ()):
+        self._parts = list(parts)
+        self._remotes = {remote.folder: remote for remote in remotes}
+        manifests = [manifest for _, manifest in parts]
+        self.folders = tuple(folder for folder, _ in parts)
+        self.name = "+".join(manifest.name for manifest in manifests)
+        self.sample_rate = manifests[0].sample_rate
+        self.has_ref = all(manifest.has_ref for manifest in manifests)
+        self.splits: tuple[str, ...] = tuple(sorted({split for m in manifests for split in m.splits}))
+        prints = [manifest.fingerprint for manifest in manifests]
+        self.fingerprint = prints[0] if len(prints) == 1 else hashlib.sha256("+".join(prints).encode()).hexdigest()
+        self.keep_decoded = False  # True: a member is decoded once and stays in memory (32 kB a second at 16 kHz)
+        self._decoded: dict[tuple[str, int, str], np.ndarray] = {}
+        self._indexes: dict[str, SplitIndex] = {}
+        self._entries: dict[str, list[Shard]] = {}  # of the indexes, in the order of their codes
+        self._order: dict[str, np.ndarray] = {}
+
+    def shards(self, split: str) -> list[tuple[Path, Shard]]:
+        """(path, manifest entry) of every shard of a split."""
+        if split not in self.splits:
+            raise UserError(f"{self.name} has no split '{split}', only {', '.join(self.splits)}", kind="no_split")
+        return [(f / s.file, s) for f, m in self._parts if split in m.splits for s in m.splits[split].shards]
+
+    def index(self, split: str) -> SplitIndex:
+        """The columns of a split, loaded once. Checks that local shards are there with the size the manifest gives."""
+        if split not in self._indexes:
+            shards = self.shards(split)
+            for folder, remote in self._remotes.items():
+                remote.bring_indexes([shard for path, shard in shards if path.parent == folder])
+            for path, shard in shards:
+                if path.parent in self._remotes:
+                    continue
+                if not path.exists():
+                    raise UserError(f"{path} is missing, the manifest names it", kind="missing")
+                if path.stat().st_size != shard.bytes:
+                    raise ShardFault(
+                        path.name, "", "bytes", f"{path.stat().st_size} bytes found, {shard.bytes} in the manifest"
+                    )
+            self._entries[split] = [shard for _, shard in shards]
+            # Folders count their samples alike: with several, a key says which folder it is from.
+            position = {folder: f"{i}_" for i, folder in enumerate(self.folders)} if len(self.folders) > 1 else {}
+            self._indexes[split] = load_index(shards, split, [position.get(path.parent, "") for path, _ in shards])
+        return self._indexes[split]
+
+    def _bytes(self, split: str, row: int, column: int) -> tuple[bytes, str, str]:
+        index = self.index(split)
+        path = index.shard_files[index.shard[row]]
+        key = index.key[row].decode()
+        place = (int(index.offset[row, column]), int(index.size[row, column]), int(index.crc[row, column]))
+        if place[1] == 0:
+            raise UserError(f"{path.name}: {key} has no {MEMBERS[column]}", kind="no_ref")
+        remote = self._remotes.get(path.parent)
+        if remote is None:
+            with path.open("rb", buffering=0) as file:
+                return read_bytes(file, path.name, key, MEMBERS[column], place), path.name, key
+        shard = self._entries[split][index.shard[row]]
+        for again in (False, True):  # what is damaged in the cache is fetched again
+            with remote.opened(shard, again) as file:
+                try:
+                    return read_bytes(file, path.name, key, MEMBERS[column], place), path.name, key
+                except ShardFault:
+                    if again:
+                        raise
+        raise AssertionError("unreachable")
+
+    def read(self, split: str, row: int, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Samples [start, stop) of a member ("clean", "noise", "noisy", "ref") as float32 (stop - start,).
+
+        The member is read whole and its CRC checked; only the crop is decoded. `ShardFault` names shard, key, field.
+        """
+        if self.keep_decoded:
+            member = (split, row, field)
+            if member not in self._decoded:
+                self._decoded[member] = self._decode(split, row, field, 0, None)
+            return self._decoded[member][start:stop].astype(np.float32) / np.float32(32768)
+        return self._decode(split, row, field, start, stop, "float32")
+
+    def _decode(
+        self, split: str, row: int, field: str, start: int, stop: int | None, dtype: str = "int16"
+    ) -> np.ndarray:
+        data, shard, key = self._bytes(split, row, FIELDS[field])
+        try:
+            return audio.decode_flac(data, start, stop, dtype)
+        except UserError as e:
+            raise ShardFault(shard, key, e.kind, f"{key}.{field}.flac: {e}") from e
+
+    def meta(self, split: str, row: int) -> dict[str, Any]:
+        """The whole JSON member of a sample."""
+        data, shard, key = self._bytes(split, row, 1)
+        try:
+            return load_json(data)
+        except ValueError as e:
+            raise ShardFault(shard, key, "json", f"{key}.json: {e}") from e
+
+    def locate(self, key: str) -> tuple[str, int]:
+        """(split, row) of a key; `UserError` where there is none."""
+        name = key.encode()
+        for split in self.splits:
+            index = self.index(split)
+            if split not in self._order:
+                self._order[split] = np.argsort(index.key, kind="stable")
+            order = self._order[split]
+            at = int(np.searchsorted(index.key, name, sorter=order))
+            if at < len(order) and index.key[order[at]] == name:
+                return split, int(order[at])
+        raise UserError(f"{self.name} has no sample '{key}'", kind="no_sample")
+
+    def sample(self, key: str) -> Triplet:
+        """A whole sample by its key."""
+        split, row = self.locate(key)
+        index = self.index(split)
+        clean, noisy, noise = (self.read(split, row, field) for field in ("clean", "noisy", "noise"))
+        ref = self.read(split, row, "ref") if index.ref_frames[row] else None
+        facts = self.meta(split, row)
+        return Triplet(
+            key, clean, noisy, noise, ref, self.sample_rate, facts["env_id"], facts["recording"],
+            (facts["stretch"][0], facts["stretch"][1]), facts["speaker"], facts["snr_db"], split, facts["meta"],
+        )  # fmt: skip
+
+    def stream(self, split: str, **config: Any) -> Stream:
+        """Batches for training: see `nrdata.sampling.stream.StreamConfig` for the keywords."""
+        from nrdata.sampling.stream import Stream, StreamConfig
+
+        return Stream(self, split, StreamConfig(**config))
+
+
+def open(*folders: str | Path) -> DataSet:
+    """Open one data set: folders written by `nr build-shards`, or some of their shards (paths, `{000..003}`), here or
+    at an address: `https://host/x`, `s3://bucket/x` (see `nrdata.fetch.remote`).
+
+    Several folders are one data set; their sample rates must be equal. Local names are literal. Raises `UserError`.
+    """
+    if not folders:
+        raise UserError("no data set is named", kind="no_shards")
+    parts: dict[Path | str, set[str]] = {}
+    for name in folders:
+        for place in _expand(str(name)):
+            if isinstance(place, str):
+                folder, _, last = place.rstrip("/").rpartition("/")
+                one = last.endswith(".tar")
+                parts.setdefault(folder if one else place, set()).update({last} if one else ())
+            else:
+                one = place.name.endswith(".tar") and not place.is_dir()
+                parts.setdefault(place.parent if one else place, set()).update({place.name} if one else ())
+    opened: list[tuple[Path, Manifest]] = []
+    remotes: list[Remote] = []
+    for place, only in parts.items():
+        if isinstance(place, str):
+            remote, manifest = open_remote(place)
+            remotes.append(remote)
+            opened.append((remote.folder, _choose(remote.address, manifest, only)))
+        else:
+            opened.append((place, _choose(place, read_manifest(place), only)))
+    rates = {manifest.sample_rate: place for place, (_, manifest) in zip(parts, opened, strict=True)}
+    if len(rates) > 1:
+        found = ", ".join(f"{folder}: {rate} Hz" for rate, folder in rates.items())
+        raise UserError(f"the data sets have different sample rates ({found})", kind="wrong_rate")
+    warn_of_size(
+        remotes, [manifest for place, (_, manifest) in zip(parts, opened, strict=True) if isinstance(place, str)]
+    )
+    for place in parts:
+        if isinstance(place, Path) and (left := partials(place)):
+            warnings.warn(f"{place}: unfinished files are not read: {', '.join(left[:5])}", stacklevel=2)
+    return DataSet(opened, remotes)
+
+
+def _expand(name: str) -> list[Path] | list[str]:
+    """A literal path or an address; else the files that a numeric brace pattern names."""
+    remote = is_address(name)
+    path = Path(name) if remote else files.local_path(name)
+    braces = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", name, re.DOTALL)
+    if braces is None or path.exists():
+        return [name] if remote else [path]
+    head, first, last, tail = braces.groups()
+    named = [f"{head}{i:0{len(first)}d}{tail}" for i in range(int(first), int(last) + 1)]
+    return named if remote else [Path(one) for one in named]
+
+
+def _choose(folder: Path | str, manifest: Manifest, only: set[str]) -> Manifest:
+    """The part of a manifest that `only` (shard files; empty: all) names."""
+    if not only:
+        return manifest
+    from dataclasses import replace
+
+    from nrdata.store.manifest import fingerprint
+
+    splits = {
+        name: replace(split, shards=[shard for shard in split.shards if shard.file in only])
+        for name, split in manifest.splits.items()
+    }
+    splits = {name: split for name, split in splits.items() if split.shards}
+    missing = only - {shard.file for split in splits.values() for shard in split.shards}
+    if missing:
+        raise UserError(f"no shards match {folder}/{min(missing)}", kind="no_shards")
+    digests = {name: [shard.sha256 for shard in split.shards] for name, split in splits.items()}
+    return replace(manifest, splits=splits, fingerprint=fingerprint(digests))
+
+
+def default_folder(base: str | Path = "shards") -> Path:
+    """The only data set under `base`; `UserError` naming the choices where there is none or more than one."""
+    base = Path(base)
+    found = sorted(p for p in base.iterdir() if p.is_dir() and tars(p)) if base.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(
+            f"there is no data set under {base}/; name a folder, or make one with nr build-shards", "no_shards"
+        )
+    raise UserError(f"name one of the data sets {', '.join(str(p) for p in found)}", kind="ambiguous")

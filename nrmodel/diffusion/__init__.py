@@ -1,0 +1,1 @@
+"""The mathematics: spectrogram, forward process, what the network is asked for, samplers."""

@@ -1,0 +1,1 @@
+"""Checkpoints of the SGMSE+ project read into ours."""

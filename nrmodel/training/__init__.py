@@ -1,0 +1,1 @@
+"""A run: its configuration, loop, loss, validation and folder."""
