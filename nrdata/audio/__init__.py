@@ -11,6 +11,6 @@ from nrdata.audio.reading import BLOCK, AudioInfo, blocks, probe, read
 from nrdata.audio.writing import container, write, writer
 
 __all__ = [
-    "BLOCK", "EXTENSIONS", "AudioInfo", "ChannelsCancel", "blocks", "container", "decode_flac", "encode_flac", "flac_frames",
-    "list_audio", "probe", "read", "resample", "rms_dbfs", "to_mono", "write", "writer",
+    "BLOCK", "EXTENSIONS", "AudioInfo", "ChannelsCancel", "blocks", "container", "decode_flac", "encode_flac",
+    "flac_frames", "list_audio", "probe", "read", "resample", "rms_dbfs", "to_mono", "write", "writer",
 ]  # fmt: skip
