@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nrdata.errors import UserError
 
 SPLITS = ("train", "valid", "test", "seen")
@@ -116,12 +114,6 @@ def number(rows: list[Row]) -> list[Row]:
         mine = [row for row in rows if row["split"] == split]
         result += [{"key": f"{split}-{n:07d}", **row} for n, row in enumerate(mine, 1)]
     return result
-
-
-def keyed_rng(*parts: object) -> np.random.Generator:
-    """A generator that belongs to what is named (seed, purpose, index, ...): no draw depends on another's order."""
-    digest = hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).digest()
-    return np.random.default_rng(np.frombuffer(digest[:16], np.uint32))
 
 
 def read_plan(path: Path) -> Plan:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nrdata.builders.draws import in_turn
-from nrdata.builders.plan import Options, Row, keyed_rng
+from nrdata.builders.plan import Options, Row
 from nrdata.builders.synthesis import augment, rooms
 from nrdata.errors import UserError
+from nrdata.keyed import plan_rng
+from nrdata.labels import variant_of
 from nrdata.progress import Progress
 
 
@@ -47,8 +49,8 @@ def _variant(env_id: str, k: int, chains: int, options: Options) -> Row:
     room, chain = divmod(k, chains)
     key, rate = (options.seed, env_id), options.sample_rate
     return {
-        "room": rooms.draw(keyed_rng(*key, "room", room), options.t60_s, rate) if options.rooms else None,
-        "augment": augment.draw(keyed_rng(*key, "augment", chain), rate) if options.augment else None,
+        "room": rooms.draw(plan_rng(*key, "room", room), options.t60_s, rate) if options.rooms else None,
+        "augment": augment.draw(plan_rng(*key, "augment", chain), rate) if options.augment else None,
     }
 
 
@@ -59,4 +61,4 @@ def _applied(row: Row, k: int, variant: Row) -> Row:
         meta |= {"asked_t60_s": room["asked_t60_s"], "speech_t60_s": speech, "noise_t60_s": noise}
     if variant["augment"]:
         meta["augment"] = "+".join(step["filter"] for step in variant["augment"]["chain"])
-    return {**row, **variant, "env_id": f"{row['env_id']}~{k + 1}", "meta": meta}
+    return {**row, **variant, "env_id": variant_of(row["env_id"], k + 1), "meta": meta}

@@ -84,9 +84,7 @@ class _Batches:
         return at, parts | shared
 
 
-def _worker_iterator(
-    stream: Stream, position: Position, workers: int, rank: int, ranks: int, poll_s: float
-) -> Any:
+def _worker_iterator(stream: Stream, position: Position, workers: int, rank: int, ranks: int, poll_s: float) -> Any:
     from torch import Generator
     from torch.utils.data import DataLoader
 
