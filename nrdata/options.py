@@ -154,11 +154,11 @@ def check(config: Dataclass, where: str = "") -> None:
     for o in options(type(config)):
         value = getattr(config, o.name)
         name = f"{where}{o.name}" + (f" (--{o.flag.replace('_', '-')})" if o.of.flag else "")
-        for each in value if isinstance(value, tuple) else (value,):
+        for each in value if isinstance(value, (tuple, list)) else (value,):
             if each is not None and (fault := o.fault(each)):
                 raise UserError(f"{name} {fault}", "bad_option")
-        if o.kind.count == 2 and isinstance(value, tuple) and list(value) != sorted(value):
-            raise UserError(f"{name} goes from low to high, not from {value[0]} to {value[1]}", "bad_option")
+        if o.kind.count == 2 and isinstance(value, (tuple, list)) and list(value) != sorted(value):
+            raise UserError(f"{name} is {value[0]} to {value[1]}: the lower number stands first", "bad_option")
 
 
 # Files and pages ----------------------------------------------------------------------------------------------------

@@ -75,4 +75,5 @@ def from_dict(data: dict[str, Any]) -> ModelConfig:
             return build(_KINDS[kind], fields)
         return tuple(value) if isinstance(value, list) else value
 
-    return build(ModelConfig, data)
+    made: ModelConfig = build(ModelConfig, data)
+    return made

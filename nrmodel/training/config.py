@@ -28,7 +28,7 @@ class TrainConfig:
     out: str = option(help="Run folder.", unset="runs/<data set>-<ref mode>", affects="place", main=True)
     ref_mode: str = option(
         "disjoint:0.5,env:0.2,none:0.3",
-        "Law of the reference: none, oracle, disjoint, env, mismatch, or a mixture such as oracle:0.5,env:0.4,none:0.1.",
+        "References: none, oracle, disjoint, env, mismatch, or a mixture such as oracle:0.5,env:0.4,none:0.1.",
         main=True,
     )
     preset: str | None = option(
@@ -56,9 +56,7 @@ class TrainConfig:
     remix: bool = option(False, "Make mixtures anew each epoch, with invented environments.", main=True)
     batch_size: int = option(8, "Items a batch.", at_least=1, main=True)
     accumulate: int = option(1, "Batches a step.", at_least=1)
-    crop_frames: int | None = option(
-        None, "STFT frames of a training crop.", at_least=2, unset="128, of base 256"
-    )
+    crop_frames: int | None = option(None, "STFT frames of a training crop.", at_least=2, unset="128, of base 256")
     max_steps: int = option(
         5000, "Steps in all; a larger number later goes on.", at_least=1, affects="length", main=True
     )

@@ -40,7 +40,7 @@ class Stopped(Exception):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
 
-    def __reduce__(self):  # from a worker it comes pickled
+    def __reduce__(self) -> tuple[Any, ...]:  # from a worker it comes pickled
         return Stopped, (self.signum,)
 
 
@@ -86,7 +86,8 @@ class Trainer:
         self, config: TrainConfig, model_config: ModelConfig, folder: RunFolder, stream: Stream, device: torch.device,
         given: Model | None, rank: tuple[int, int],
     ):  # fmt: skip
-        self.config, self.model_config, self.folder, self.stream, self.device = config, model_config, folder, stream, device
+        self.config, self.model_config = config, model_config
+        self.folder, self.stream, self.device = folder, stream, device
         self.rank, self.ranks = rank
         self.optimisation = optimisation(config, model_config)
         self.model = Model(model_config, seed=config.seed).to(device)
@@ -110,7 +111,9 @@ class Trainer:
         self.own_from: int | None = None  # the step from which on own estimates are trained on
         self.best: dict[str, float] = {}
         self.precision = _precision(config.precision, device, self.model, model_config)
-        self.validation = Validation(stream.dataset, stream.config, model_config, config.seed) if folder.writes else None
+        self.validation = (
+            Validation(stream.dataset, stream.config, model_config, config.seed) if folder.writes else None
+        )
         if state is not None:
             self._restore(state)
         folder.say(
@@ -166,12 +169,13 @@ class Trainer:
             missing += batch.missing
             number = self.step * config.accumulate + part
             frames = model_config.spectrogram.frames(batch.noisy.shape[1])
-            draws = draw(config.seed, number, config.batch_size, frames, model_config, self.device, self.rank, self.ranks)
+            rows = config.seed, number, config.batch_size, frames
+            draws = draw(*rows, model_config, self.device, self.rank, self.ranks)
             value, parts = batch_loss(
                 self.model, batch, draws, model_config, self._own_share(), self.precision == "bf16",
                 lambda_ref=config.lambda_ref, lambda_env=config.lambda_env, average=distributed.average,
             )  # fmt: skip
-            (value / config.accumulate).backward()
+            torch.autograd.backward(value / config.accumulate)
             for name, part_value in {"loss": value, **parts}.items():
                 totals[name] = totals.get(name, 0.0) + part_value.detach() / config.accumulate
         self.position = self.stream.next(*position)
@@ -320,7 +324,7 @@ def _precision(asked: str, device: torch.device, model: Model, model_config: Mod
         for _ in range(3):
             begun = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
-                model.denoised(y, y, t, model.null(2)).abs().sum().backward()
+                torch.autograd.backward(model.denoised(y, y, t, model.null(2)).abs().sum())
             times.append(time.perf_counter() - begun)
         seconds[name] = min(times)
     model.zero_grad(set_to_none=True)
