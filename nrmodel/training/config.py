@@ -25,7 +25,7 @@ class TrainConfig:
         help="Folder of shards, or its address (https://, s3://); several times: one data set.",
         unset="the only one", affects="place", repeated=True, main=True,
     )  # fmt: skip
-    out: str = option(help="Run folder.", unset="runs/<data set>-<ref mode>", affects="place", main=True)
+    out: str = option(help="Run folder.", unset="runs/DATA-MODE", affects="place", main=True)
     ref_mode: str = option(
         "disjoint:0.5,env:0.2,none:0.3",
         "References: none, oracle, disjoint, env, mismatch, or a mixture such as oracle:0.5,env:0.4,none:0.1.",
