@@ -15,7 +15,7 @@ from nrdata.builders.plan import SAMPLES_PER_SHARD, Options, Plan, keyed_rng, re
 from nrdata.builders.units import Levels, cut
 from nrdata.errors import UserError
 
-RATE = 1000
+RATE = 4000
 OPTIONS = Options("folders", sample_rate=RATE, per_cell=2)
 
 
