@@ -1,7 +1,4 @@
-"""The sizes `nr` offers and the whole configuration of a model, as plain data.
-
-`nano` and `small` are the compact network; `base` is NCSN++ as published (65.6 M parameters).
-"""
+"""The whole configuration of a model, as plain data."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from nrmodel.diffusion.process import OUVE, SBVE
 from nrmodel.diffusion.spectrogram import Spectrogram
 from nrmodel.network.compact import CompactConfig
 from nrmodel.network.ncsnpp import NCSNppConfig
+from nrmodel.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -38,24 +36,9 @@ class ModelConfig:
 
 def preset(name: str, **changes: Any) -> ModelConfig:
     """The configuration of a preset, with some fields changed."""
-    if name == "nano":
-        config = ModelConfig()
-    elif name == "small":
-        config = ModelConfig(network=CompactConfig(widths=(64, 96, 128), blocks=(2, 2, 2), recurrent=256))
-    elif name == "base":
-        config = ModelConfig(
-            network=NCSNppConfig(),
-            precondition=Preconditioning(form="v2", predicts="score", network_scaling="1/sigma"),
-            objective=Objective(kind="score", start_share=0.0, own_share=0.0),
-            conditioning="additive",
-            level="max",
-            pad="reflection",
-            z_dim=128,
-            nfe=60,
-        )
-    else:
-        raise UserError(f"preset '{name}' is unknown: nano, small or base")
-    return dataclasses.replace(config, preset=name, **changes)
+    if name not in PRESETS:
+        raise UserError(f"preset '{name}' is unknown: {', '.join(PRESETS)}")
+    return dataclasses.replace(from_dict(PRESETS[name]), preset=name, **changes)
 
 
 _KINDS = {c.__name__: c for c in (Spectrogram, OUVE, SBVE, CompactConfig, NCSNppConfig, Preconditioning, Objective)}
@@ -92,4 +75,5 @@ def from_dict(data: dict[str, Any]) -> ModelConfig:
             return build(_KINDS[kind], fields)
         return tuple(value) if isinstance(value, list) else value
 
-    return build(ModelConfig, data)
+    made: ModelConfig = build(ModelConfig, data)
+    return made

@@ -16,7 +16,7 @@ from nrdata.builders.units import Levels, cut
 from nrdata.errors import UserError
 from nrdata.keyed import plan_rng
 
-RATE = 1000
+RATE = 4000
 OPTIONS = Options("folders", sample_rate=RATE, per_cell=2)
 
 
