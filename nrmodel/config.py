@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nrdata.errors import UserError
+from nrdata.errors import UserError, check_known
 from nrmodel.diffusion.objective import Objective, Preconditioning
 from nrmodel.diffusion.process import OUVE, SBVE
 from nrmodel.diffusion.spectrogram import Spectrogram
@@ -28,34 +29,42 @@ class ModelConfig:
     network: CompactConfig | NCSNppConfig = field(default_factory=CompactConfig)
     precondition: Preconditioning = field(default_factory=Preconditioning)
     objective: Objective = field(default_factory=Objective)
-    conditioning: str = "spectrum"  # "none", "additive", "film", "spectrum" (compact: additive and the clip's spectrum)
-    encoder: str = "conv"  # "conv", "stats"
+    conditioning: str = "spectrum"  # of CONDITIONINGS (nrmodel.network.conditioning)
+    encoder: str = "conv"  # of ENCODERS (nrmodel.network.encoders)
     z_dim: int = 64
     level: str = "loudness"  # what a wave is divided by: "loudness" (a robust RMS) or "max" (its largest sample)
     pad: str = "zeros"  # how frames are filled up to the network's multiple: "zeros", "reflection"
     nfe: int = 1  # network calls of an enhancement, where none are asked for
 
 
+def nano() -> ModelConfig:
+    return ModelConfig()
+
+
+def small() -> ModelConfig:
+    return ModelConfig(network=CompactConfig(widths=(64, 96, 128), blocks=(2, 2, 2), recurrent=256))
+
+
+def base() -> ModelConfig:
+    return ModelConfig(
+        network=NCSNppConfig(),
+        precondition=Preconditioning(form="v2", predicts="score", network_scaling="1/sigma"),
+        objective=Objective(kind="score", start_share=0.0, own_share=0.0),
+        conditioning="additive",
+        level="max",
+        pad="reflection",
+        z_dim=128,
+        nfe=60,
+    )
+
+
+PRESETS: dict[str, Callable[[], ModelConfig]] = {"nano": nano, "small": small, "base": base}
+
+
 def preset(name: str, **changes: Any) -> ModelConfig:
     """The configuration of a preset, with some fields changed."""
-    if name == "nano":
-        config = ModelConfig()
-    elif name == "small":
-        config = ModelConfig(network=CompactConfig(widths=(64, 96, 128), blocks=(2, 2, 2), recurrent=256))
-    elif name == "base":
-        config = ModelConfig(
-            network=NCSNppConfig(),
-            precondition=Preconditioning(form="v2", predicts="score", network_scaling="1/sigma"),
-            objective=Objective(kind="score", start_share=0.0, own_share=0.0),
-            conditioning="additive",
-            level="max",
-            pad="reflection",
-            z_dim=128,
-            nfe=60,
-        )
-    else:
-        raise UserError(f"preset '{name}' is unknown: nano, small or base")
-    return dataclasses.replace(config, preset=name, **changes)
+    check_known("preset", name, PRESETS)
+    return dataclasses.replace(PRESETS[name](), preset=name, **changes)
 
 
 _KINDS = {c.__name__: c for c in (Spectrogram, OUVE, SBVE, CompactConfig, NCSNppConfig, Preconditioning, Objective)}
@@ -92,4 +101,5 @@ def from_dict(data: dict[str, Any]) -> ModelConfig:
             return build(_KINDS[kind], fields)
         return tuple(value) if isinstance(value, list) else value
 
-    return build(ModelConfig, data)
+    config: ModelConfig = build(ModelConfig, data)
+    return config

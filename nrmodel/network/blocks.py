@@ -7,6 +7,7 @@ where a comment says otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -61,7 +62,8 @@ class TimeEmbedding(nn.Module):
         self.dense_2 = scaled(nn.Linear(4 * width, 4 * width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.dense_2(F.silu(self.dense_1(self.features(t))))
+        embedding: Tensor = self.dense_2(F.silu(self.dense_1(self.features(t))))
+        return embedding
 
     def features(self, t: Tensor) -> Tensor:
         """(B, 2 width)."""
@@ -85,11 +87,11 @@ class ResBlock(nn.Module):
         self.norm_2 = NormSiLU(out)
         self.conv_2 = conv(out, out, 3, scale=1e-10)
         self.shortcut = conv(channels, out, 1) if channels != out or resample != "none" else None
-        self.film: nn.Linear | None = None
+        self.film: nn.Module | None = None
 
-    def add_film(self, z_dim: int) -> None:
+    def add_film(self, layer: Callable[[int, int], nn.Module], z_dim: int) -> None:
         """Own scale and shift from z_r, zero at first: the block stays what it was."""
-        self.film = zero(z_dim, 2 * self.out)
+        self.film = layer(z_dim, 2 * self.out)
 
     def forward(self, x: Tensor, time: Tensor, z_r: Tensor | None = None) -> Tensor:
         film = self.film(z_r) if self.film is not None and z_r is not None else None

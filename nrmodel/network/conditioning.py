@@ -1,0 +1,37 @@
+"""Where the embedded reference z_r enters a network: one row a way.
+
+A row says which of a network's places get a layer from z_r, and which layer: `(features, out) -> module` on `(B, features)`
+that gives zero at first, so that step 0 is the network without conditioning, exactly. Every network has the places
+`time` and `film`; `rows` and `with_spectrum` are the compact network's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from nrmodel.network.blocks import zero
+
+Layer = Callable[[int, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    time: Layer | None = None  # added to the time embedding
+    film: Layer | None = None  # scale and shift of every residual block's maps
+    rows: Layer | None = None  # a bias for each row of the stem's maps
+    with_spectrum: bool = False  # the clip's spectrum stands behind the embedding, and as maps beside the noisy one
+
+    @property
+    def takes_reference(self) -> bool:
+        return self != Conditioning()
+
+
+CONDITIONINGS: dict[str, Conditioning] = {
+    "none": Conditioning(),
+    "additive": Conditioning(time=zero, rows=zero),
+    "film": Conditioning(film=zero, rows=zero),
+    "spectrum": Conditioning(time=zero, rows=zero, with_spectrum=True),
+}
