@@ -21,7 +21,7 @@ class Failure(RuntimeError):
 
 
 def check_known(what: str, name: str, known: Collection[str]) -> None:
-    """Refuse a name that is in no table: "encoder 'x' is unknown: conv or stats"."""
+    """Refuse a name that is not in its table (of two or more): "encoder 'x' is unknown: conv or stats"."""
     if name not in known:
         *most, last = known
-        raise UserError(f"{what} '{name}' is unknown: {', '.join(most)} or {last}" if most else f"{what} must be {last}")
+        raise UserError(f"{what} '{name}' is unknown: {', '.join(most)} or {last}")

@@ -41,7 +41,7 @@ class Model(nn.Module):
         conditioning = CONDITIONINGS[config.conditioning]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = config.network.build(conditioning, config.z_dim if conditioning.takes_reference else 0)
+            self.network = config.network.build(config.z_dim if conditioning.takes_reference else 0, conditioning)
             torch.manual_seed(seed + 1)
             self.reference = (
                 Reference(

@@ -1,6 +1,6 @@
 """The noise reference on its way to the network: read once, judged once, embedded once.
 
-    --ref, or a wave  ->  `from_file`, `from_wave`  ->  ReferenceClip  ->  its z_r, given to every call of the network
+--ref, or a wave  ->  `from_file`, `from_wave`  ->  ReferenceClip  ->  its z_r, given to every call of the network
 """
 
 from __future__ import annotations

@@ -72,9 +72,7 @@ def _enhance_file(model: Model, references: References, recipe: Recipe, outcome:
     reference = references.of(job, rate, measured.frames)
     outcome.reference = reference.used
     outcome.notes += reference.notes
-    enhanced = enhance.enhance_blocks(
-        model, source.blocks(), measured, rate, reference.z_r, recipe.nfe, recipe.seed
-    )
+    enhanced = enhance.enhance_blocks(model, source.blocks(), measured, rate, reference.z_r, recipe.nfe, recipe.seed)
     with tempfile.TemporaryFile(dir=job.out.parent) as spool:
         peak = 0.0
         for y in enhanced:

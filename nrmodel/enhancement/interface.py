@@ -15,7 +15,7 @@ Noise = Callable[[Sequence[int]], Tensor]  # shape -> complex Gaussian, E|z|^2 =
 
 
 class Model(Protocol):
-    """A model that enhances waves at its own rate. z_r `(B, D)` is the embedded reference, D = 0 where it takes none."""
+    """Enhances waves at its own rate. z_r `(B, D)` is the embedded reference, D = 0 where the model takes none."""
 
     @property
     def sample_rate(self) -> int: ...

@@ -1,5 +1,5 @@
-"""`enhance.jsonl` beside the outputs: with which model, reference, seed and versions each was made. What stands there is
-not made again, and what somebody else has made is not overwritten.
+"""`enhance.jsonl` beside the outputs: with which model, reference, seed and versions each was made. What stands there
+is not made again, and what somebody else has made is not overwritten.
 """
 
 from __future__ import annotations
@@ -33,8 +33,7 @@ class Recipe:
 
 def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int) -> list[Recipe]:
     """One a job; every file is hashed once."""
-    named = {path for job in jobs for path in (job.noisy, job.ref) if path is not None}
-    sha256 = {None: "", **{path: _sha256(path) for path in named}}
+    sha256 = {path: _sha256(path) for path in {path for job in jobs for path in (job.noisy, job.ref)}}
     return [
         Recipe(
             sha256[job.noisy],
@@ -49,10 +48,10 @@ def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int) -> li
     ]
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path | None) -> str:
     """Of the file's bytes; empty where it cannot be read (the job will say why)."""
     try:
-        return files.sha256(path)
+        return "" if path is None else files.sha256(path)
     except OSError:
         return ""
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrmodel.network.blocks import zeroed
-from nrmodel.network.conditioning import Conditioning, Layer
+from nrmodel.network.conditioning import NONE, Conditioning, Layer
 
 STEM = (4, 2)  # frequency x frames of one stem patch
 
@@ -28,8 +28,8 @@ class CompactConfig:
     time_dim: int = 128
     bins: int = 256
 
-    def build(self, conditioning: Conditioning, z_dim: int) -> CompactNetwork:
-        return CompactNetwork(self, conditioning, z_dim)
+    def build(self, z_dim: int, conditioning: Conditioning) -> CompactNetwork:
+        return CompactNetwork(self, z_dim, conditioning)
 
 
 class ResBlock(nn.Module):
@@ -51,7 +51,8 @@ class ResBlock(nn.Module):
         h = modulate(h, self.time(time))
         if self.film is not None and z is not None:
             h = modulate(h, self.film(z))
-        return x + self.conv2(F.silu(h))
+        out: Tensor = x + self.conv2(F.silu(h))
+        return out
 
 
 def modulate(h: Tensor, scale_shift: Tensor) -> Tensor:
@@ -74,7 +75,8 @@ class Recurrent(nn.Module):
         h = self.squeeze(x).permute(0, 3, 1, 2).reshape(batch, frames, -1)
         h = self.back(self.gru(h)[0])
         h = h.view(batch, frames, 24, rows).permute(0, 2, 3, 1)
-        return x + self.expand(F.silu(h))
+        out: Tensor = x + self.expand(F.silu(h))
+        return out
 
 
 class CompactNetwork(nn.Module):
@@ -84,7 +86,7 @@ class CompactNetwork(nn.Module):
     The backbone is drawn first, so that it is the same with any conditioning; `z_r` None is the backbone alone.
     """
 
-    def __init__(self, config: CompactConfig, conditioning: Conditioning = Conditioning(), z_dim: int = 0):  # noqa: B008
+    def __init__(self, config: CompactConfig, z_dim: int = 0, conditioning: Conditioning = NONE):
         super().__init__()
         self.config, self.z_dim = config, z_dim
         widths, rows, dim = config.widths, config.bins // STEM[0], config.time_dim

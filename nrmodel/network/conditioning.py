@@ -1,8 +1,8 @@
 """Where the embedded reference z_r enters a network: one row a way.
 
-A row says which of a network's places get a layer from z_r, and which layer: `(features, out) -> module` on `(B, features)`
-that gives zero at first, so that step 0 is the network without conditioning, exactly. Every network has the places
-`time` and `film`; `rows` and `with_spectrum` are the compact network's.
+A row says which of a network's places get a layer from z_r, and which: a function `(features, out) -> module` whose
+module maps `(B, features)` to `(B, out)` and gives zero at first, so that step 0 is the network without conditioning,
+exactly. Every network has the places `time` and `film`; `rows` and `with_spectrum` are the compact network's.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ class Conditioning:
 
     @property
     def takes_reference(self) -> bool:
-        return self != Conditioning()
+        return self != NONE
 
+
+NONE = Conditioning()
 
 CONDITIONINGS: dict[str, Conditioning] = {
-    "none": Conditioning(),
+    "none": NONE,
     "additive": Conditioning(time=zero, rows=zero),
     "film": Conditioning(film=zero, rows=zero),
     "spectrum": Conditioning(time=zero, rows=zero, with_spectrum=True),

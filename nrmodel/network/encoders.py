@@ -39,8 +39,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         widths = (3, width, width * 2, width * 2)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=(2, 2 if i else 1), padding=1)
-            for i, (a, b) in enumerate(pairwise(widths))
+            nn.Conv2d(a, b, 3, stride=(2, 2 if i else 1), padding=1) for i, (a, b) in enumerate(pairwise(widths))
         )
         self.rows = rows
         self.out = nn.Linear(2 * widths[-1] * rows, z_dim)
@@ -55,7 +54,8 @@ class ConvEncoder(nn.Module):
                 frames = (frames + 1) // 2
         mean, deviation = mean_and_deviation(h, frames)
         pooled = torch.cat([mean, deviation], dim=1)
-        return self.out(F.adaptive_avg_pool1d(pooled, self.rows).flatten(1))
+        z: Tensor = self.out(F.adaptive_avg_pool1d(pooled, self.rows).flatten(1))
+        return z
 
 
 class StatsEncoder(nn.Module):
@@ -81,7 +81,8 @@ class StatsEncoder(nn.Module):
         power = self.spectrogram.expand(spec).abs().square()[:, 0]
         mel = torch.log(torch.einsum("bft,fm->bmt", power, self.bank) + 1e-6)
         mean, deviation = mean_and_deviation(mel, frames)
-        return self.out(F.silu(self.hidden(torch.cat([mean / 4 + 1, deviation], dim=1))))
+        z: Tensor = self.out(F.silu(self.hidden(torch.cat([mean / 4 + 1, deviation], dim=1))))
+        return z
 
 
 ENCODERS: dict[str, Callable[[int, int, Spectrogram], nn.Module]] = {  # of (z_dim, sample rate, transform)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nrdata.errors import UserError, check_known
 from nrmodel.network.blocks import Attention, Combine, Head, ResBlock, TimeEmbedding, conv
-from nrmodel.network.conditioning import CONDITIONINGS, Conditioning
+from nrmodel.network.conditioning import CONDITIONINGS, NONE, Conditioning
 from nrmodel.network.resample import fir_down, fir_up
 
 MAPS = 4  # Re x_t, Im x_t, Re y, Im y
@@ -35,14 +35,16 @@ class NCSNppConfig:
     input_pyramid: bool = True  # progressive_input: "input_skip" or "none"
     centered: bool = True  # False: the network sees 2 x - 1
 
-    def build(self, conditioning: Conditioning, z_dim: int) -> NCSNpp:
+    def build(self, z_dim: int, conditioning: Conditioning) -> NCSNpp:
         """Raises `UserError` for a conditioning that needs a place which NCSN++ has not."""
-        if conditioning.with_spectrum:
-            taken = [name for name, row in CONDITIONINGS.items() if row.takes_reference and not row.with_spectrum]
-            raise UserError(
-                f"NCSN++ takes --conditioning {' or '.join(taken)}; spectrum belongs to the compact networks"
-            )
-        return NCSNpp(self, conditioning, z_dim)
+        if conditioning.takes_reference and not _has_places(conditioning):
+            known = " or ".join(name for name, row in CONDITIONINGS.items() if _has_places(row))
+            raise UserError(f"NCSN++ takes --conditioning {known}; spectrum belongs to the compact networks")
+        return NCSNpp(self, z_dim, conditioning)
+
+
+def _has_places(conditioning: Conditioning) -> bool:
+    return bool(conditioning.time or conditioning.film) and not conditioning.with_spectrum
 
 
 def memory_format(training: bool, device: torch.device) -> torch.memory_format:
@@ -119,12 +121,12 @@ class UpLevel(nn.Module):
 class NCSNpp(nn.Module):
     """network(state, cond, t, z_r=None) -> complex (B, 1, F, T); F and T multiples of `frame_multiple`.
 
-    `state`, `cond` complex (B, 1, F, T), `t` (B,), `z_r` (B, z_dim): added to the time embedding, or the scale and shift
-    of every ResBlock after its second norm, as `conditioning` has it. Its layers are made after the backbone and start
-    at zero: at first the network is exactly the one without.
+    `state`, `cond` complex (B, 1, F, T), `t` (B,), `z_r` (B, z_dim), which is added to the time embedding, or is scale
+    and shift of every ResBlock after its second norm, as `conditioning` has it. Its layers are made after the backbone
+    and start at zero: at first the network is exactly the one without, which `z_r` None is too.
     """
 
-    def __init__(self, config: NCSNppConfig, conditioning: Conditioning = Conditioning(), z_dim: int = 0):  # noqa: B008
+    def __init__(self, config: NCSNppConfig, z_dim: int = 0, conditioning: Conditioning = NONE):
         super().__init__()
         check_known("NCSN++ version", config.version, ("v1", "v2", "48k"))
         self.config = config
