@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrdata import audio
-from nrdata.errors import UserError, check_known
+from nrdata.errors import UserError
 from nrmodel import checkpoint
 from nrmodel.config import ModelConfig
 from nrmodel.enhancement.enhance import enhance_array
-from nrmodel.network.conditioning import CONDITIONINGS
+from nrmodel.network.conditioning import conditioning
 from nrmodel.network.reference import Reference
 
 LEVEL = 0.1  # the loudness that a wave is brought to
@@ -37,17 +37,16 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.spectrogram, self.process, self.sample_rate = config.spectrogram, config.process, config.sample_rate
-        check_known("conditioning", config.conditioning, CONDITIONINGS)
-        conditioning = CONDITIONINGS[config.conditioning]
+        way = conditioning(config.conditioning)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = config.network.build(config.z_dim if conditioning.takes_reference else 0, conditioning)
+            self.network = config.network.build(config.z_dim if way.takes_reference else 0, way)
             torch.manual_seed(seed + 1)
             self.reference = (
                 Reference(
-                    config.encoder, config.z_dim, conditioning.with_spectrum, config.sample_rate, config.spectrogram
+                    config.encoder, config.z_dim, way.with_spectrum, config.sample_rate, config.spectrogram
                 )
-                if conditioning.takes_reference
+                if way.takes_reference
                 else None
             )
         self.published_sampler = False  # True: predictor and corrector at any budget, in place of what suits it

@@ -1,4 +1,4 @@
-"""Where the embedded reference z_r enters a network: one row a way.
+"""Where the embedded reference z_r enters a network: one row a way. No torch is loaded for the names alone.
 
 A row says which of a network's places get a layer from z_r, and which: a function `(features, out) -> module` whose
 module maps `(B, features)` to `(B, out)` and gives zero at first, so that step 0 is the network without conditioning,
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+from nrdata.errors import check_known
 
-from nrmodel.network.blocks import zero
+if TYPE_CHECKING:
+    from torch import nn
 
-Layer = Callable[[int, int], nn.Module]
+Layer = Callable[[int, int], "nn.Module"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,22 @@ class Conditioning:
         return self != NONE
 
 
-NONE = Conditioning()
+def dense(features: int, out: int) -> nn.Module:
+    """A dense layer."""
+    from nrmodel.network.blocks import zero
 
+    return zero(features, out)
+
+
+NONE = Conditioning()
 CONDITIONINGS: dict[str, Conditioning] = {
-    "none": NONE,
-    "additive": Conditioning(time=zero, rows=zero),
-    "film": Conditioning(film=zero, rows=zero),
-    "spectrum": Conditioning(time=zero, rows=zero, with_spectrum=True),
+    "additive": Conditioning(time=dense, rows=dense),
+    "film": Conditioning(film=dense, rows=dense),
+    "spectrum": Conditioning(time=dense, rows=dense, with_spectrum=True),
 }
+
+
+def conditioning(name: str) -> Conditioning:
+    """A row of the table, or none at all."""
+    check_known("conditioning", name, ("none", *CONDITIONINGS))
+    return NONE if name == "none" else CONDITIONINGS[name]

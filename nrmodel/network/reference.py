@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nrdata.errors import check_known
 from nrmodel.diffusion.spectrogram import Spectrogram
-from nrmodel.network.encoders import ENCODERS, mean_and_deviation
+from nrmodel.network.clip_encoders import mean_and_deviation
+from nrmodel.network.encoders import ENCODERS
 
 REF_RMS = 0.05  # a clip is brought to this level
 _RMS_FLOOR = 1e-4  # relative to full scale: silence stays silence
