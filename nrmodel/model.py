@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 from nrdata.errors import UserError
 from nrmodel import checkpoint
 from nrmodel.config import ModelConfig
+from nrmodel.diffusion.choice import choose
+from nrmodel.diffusion.sampler import Noise, Sample
 from nrmodel.network.compact import CompactConfig, CompactNetwork
 from nrmodel.network.ncsnpp import NCSNpp
 from nrmodel.network.reference import Reference
@@ -49,7 +50,6 @@ class Model(nn.Module):
                 if conditioned
                 else None
             )
-        self.published_sampler = False  # True: predictor and corrector at any budget, in place of what suits it
         self.digest = ""
         self.training_data: dict[str, Any] | None = None
 
@@ -108,16 +108,13 @@ class Model(nn.Module):
     def nfe(self) -> int:
         return self.config.nfe
 
-    def sampler(self, nfe: int | None = None) -> tuple[str, Callable[..., Tensor]]:
-        """(name, sampler) for a number of calls."""
-        from nrmodel.diffusion import sampler
-
-        choose = sampler.published if self.published_sampler else sampler.for_budget
-        return choose(nfe or self.nfe, self)
+    def sampler(self, nfe: int | None = None, sampler: str = "budget") -> tuple[str, Sample]:
+        """(name, sampler) for a number of calls; `sampler` as in `nrmodel.diffusion.choice`."""
+        return choose(sampler, nfe or self.nfe, self.config)
 
     @torch.inference_mode()
     def enhance_window(
-        self, noisy: Tensor, z_r: Tensor | None, nfe: int | None, noise: Callable[[torch.Size], Tensor]
+        self, noisy: Tensor, z_r: Tensor | None, nfe: int | None, noise: Noise, sampler: str = "budget"
     ) -> Tensor:
         """Waves `(B, S)` at the model's rate, divided by their level -> `(B, S)`."""
         y = self.spectrogram.forward(noisy)
@@ -126,7 +123,7 @@ class Model(nn.Module):
         y = pad_frames(y, multiple, self.config.pad)
         if z_r is not None:
             z_r = z_r.expand(len(y), -1)
-        _, sample = self.sampler(nfe)
+        _, sample = self.sampler(nfe, sampler)
         estimate = sample(self, y, z_r, noise)
         if not isinstance(self.network, NCSNpp):  # as published, NCSN++ keeps the frames that were filled up
             estimate = estimate[..., :frames]
@@ -140,11 +137,12 @@ class Model(nn.Module):
         ref_sample_rate: int | None = None,
         nfe: int | None = None,
         seed: int = 0,
+        sampler: str = "budget",
     ) -> np.ndarray:
         """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`."""
         from nrmodel.enhancement.enhance import enhance_array
 
-        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
+        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler)
 
 
 def _network(config: ModelConfig) -> nn.Module:

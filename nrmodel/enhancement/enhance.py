@@ -7,8 +7,8 @@ the same noise where they overlap.
 
 Of the model this needs `sample_rate`, `device`, `spectrogram.hop`, `config.level` ("max" where a level is a peak),
 `level(waves (B, samples)) -> (B,)` (0 for silence), `embed(ref, sample_rate) -> z_r (1, D)`, `null(batch)` (None where
-it takes no reference) and `enhance_window(noisy (B, samples), z_r, nfe, noise) -> (B, samples)`, level already
-normalised.
+it takes no reference) and `enhance_window(noisy (B, samples), z_r, nfe, noise, sampler) -> (B, samples)`, level
+already normalised.
 """
 
 from __future__ import annotations
@@ -62,13 +62,14 @@ def enhance_array(
     ref_sample_rate: int | None = None,
     nfe: int | None = None,
     seed: int = 0,
+    sampler: str = "budget",
 ) -> np.ndarray:
     """Enhanced float32 sound of the shape, rate and level of `noisy`, float `(samples,)` or `(samples, channels)`.
 
     `ref`: a clip of the noise alone, of any length, rate (`ref_sample_rate`, by default that of `noisy`) and channel
     count; where it is doubtful, or too short, silent or speech and so not used, a `ReferenceWarning` says so. Or what
     `model.embed` made of a clip, which is used as it is. `nfe`: calls of the network a window (the model's default if
-    None). Raises `UserError` for integer, empty or non-finite sound.
+    None), spent by `sampler`. Raises `UserError` for integer, empty or non-finite sound.
     """
     x = _checked(noisy, sample_rate, "the noisy sound")
     z_r = None
@@ -85,7 +86,7 @@ def enhance_array(
         return (x[i : i + block] for i in range(0, len(x), block))
 
     measured = measure(model, blocks(), sample_rate)
-    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed)))
+    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler)))
     return y.reshape(np.shape(noisy))
 
 
@@ -174,11 +175,12 @@ def enhance_blocks(
     z_r: torch.Tensor | None,
     nfe: int | None,
     seed: int,
+    sampler: str = "budget",
 ) -> Iterator[np.ndarray]:
     """The second pass: blocks `(n, channels)` at `sample_rate` -> enhanced blocks, `measured.frames` in all."""
     channels = len(measured.levels)
     inside = _resampled(blocks, sample_rate, model.sample_rate, channels)
-    enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed)
+    enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed, sampler)
     outside = _resampled(enhanced, model.sample_rate, sample_rate, channels)
     done = 0
     for block in outside:
@@ -241,6 +243,7 @@ def _windowed(
     z_r: torch.Tensor | None,
     nfe: int | None,
     seed: int,
+    sampler: str = "budget",
 ) -> Iterator[np.ndarray]:
     """Overlap-add at the model's rate. Windows start on whole frames; weights of neighbours sum to one."""
     hop = model.spectrogram.hop
@@ -252,7 +255,7 @@ def _windowed(
     first_frame = 0
 
     def enhanced(window: np.ndarray) -> np.ndarray:
-        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device))
+        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device), sampler)
         if tail is not None:
             y[:fade] = y[:fade] * rise + tail
         return y
@@ -276,6 +279,7 @@ def _window(
     z_r: torch.Tensor | None,
     nfe: int | None,
     noise: Noise,
+    sampler: str,
 ) -> np.ndarray:
     """One call of the model on `(samples, channels)`; channels without sound stay so."""
     heard = (levels != 0) & window.any(axis=0)
@@ -284,5 +288,5 @@ def _window(
         scale = levels[heard].astype(np.float32)
         y = torch.from_numpy(np.ascontiguousarray((window[:, heard] / scale).T)).to(model.device)
         condition = model.null(len(y)) if z_r is None else z_r.expand(len(y), -1)
-        out[:, heard] = model.enhance_window(y, condition, nfe, noise).float().cpu().numpy().T * scale
+        out[:, heard] = model.enhance_window(y, condition, nfe, noise, sampler).float().cpu().numpy().T * scale
     return out
