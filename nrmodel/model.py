@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from nrdata import audio
 from nrdata.errors import UserError
 from nrmodel import checkpoint
 from nrmodel.config import ModelConfig
+from nrmodel.diffusion.choice import choose
+from nrmodel.diffusion.sampler import Noise, Sample
 from nrmodel.enhancement.enhance import enhance_array
 from nrmodel.network.conditioning import conditioning
 from nrmodel.network.reference import Reference
@@ -43,13 +44,10 @@ class Model(nn.Module):
             self.network = config.network.build(config.z_dim if way.takes_reference else 0, way)
             torch.manual_seed(seed + 1)
             self.reference = (
-                Reference(
-                    config.encoder, config.z_dim, way.with_spectrum, config.sample_rate, config.spectrogram
-                )
+                Reference(config.encoder, config.z_dim, way.with_spectrum, config.sample_rate, config.spectrogram)
                 if way.takes_reference
                 else None
             )
-        self.published_sampler = False  # True: predictor and corrector at any budget, in place of what suits it
         self.digest = ""
         self.training_data: dict[str, Any] | None = None
 
@@ -116,22 +114,19 @@ class Model(nn.Module):
     def nfe(self) -> int:
         return self.config.nfe
 
-    def sampler(self, nfe: int | None = None) -> tuple[str, Callable[..., Tensor]]:
-        """(name, sampler) for a number of calls."""
-        from nrmodel.diffusion import sampler
-
-        choose = sampler.published if self.published_sampler else sampler.for_budget
-        return choose(nfe or self.nfe, self)
+    def sampler(self, nfe: int | None = None, sampler: str = "budget") -> tuple[str, Sample]:
+        """(name, sampler) for a number of calls; `sampler` as in `nrmodel.diffusion.choice`."""
+        return choose(sampler, nfe or self.nfe, self.config)
 
     @torch.inference_mode()
     def enhance_window(
-        self, noisy: Tensor, z_r: Tensor, nfe: int | None, noise: Callable[[Sequence[int]], Tensor]
+        self, noisy: Tensor, z_r: Tensor, nfe: int | None, noise: Noise, sampler: str = "budget"
     ) -> Tensor:
         """Waves `(B, S)` at the model's rate, divided by their level, and z_r `(1 or B, D)` -> `(B, S)`."""
         y = self.spectrogram.forward(noisy)
         frames = y.shape[-1]
         y = pad_frames(y, self.network.enhancement_multiple, self.config.pad)
-        _, sample = self.sampler(nfe)
+        _, sample = self.sampler(nfe, sampler)
         estimate = sample(self, y, z_r.expand(len(y), -1), noise)
         if not self.network.keeps_filled_frames:
             estimate = estimate[..., :frames]
@@ -145,9 +140,10 @@ class Model(nn.Module):
         ref_sample_rate: int | None = None,
         nfe: int | None = None,
         seed: int = 0,
+        sampler: str = "budget",
     ) -> np.ndarray:
         """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`."""
-        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
+        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler)
 
 
 def loudness(wave: Tensor, samples: Tensor | None = None) -> Tensor:

@@ -36,7 +36,7 @@ class Local:
         assert sample_rate == self.sample_rate
         return torch.tensor([[float(np.sqrt(np.mean(ref**2)))]])
 
-    def enhance_window(self, noisy, z_r, nfe, noise):
+    def enhance_window(self, noisy, z_r, nfe, noise, sampler="budget"):
         self.windows.append(noisy)
         self.conditions.append(z_r)
         out = torch.zeros_like(noisy)

@@ -19,8 +19,9 @@ import torch
 
 from nrdata import audio
 from nrdata.errors import UserError
+from nrmodel.diffusion.sampler import Noise
 from nrmodel.enhancement import clip
-from nrmodel.enhancement.interface import Model, Noise
+from nrmodel.enhancement.interface import Model
 
 WHOLE_SECONDS = 10.0  # up to here a file is one window
 WINDOW_SECONDS = 8.0
@@ -53,13 +54,14 @@ def enhance_array(
     ref_sample_rate: int | None = None,
     nfe: int | None = None,
     seed: int = 0,
+    sampler: str = "budget",
 ) -> np.ndarray:
     """Enhanced float32 sound of the shape, rate and level of `noisy`, float `(samples,)` or `(samples, channels)`.
 
     `ref`: a clip of the noise alone, of any length, rate (`ref_sample_rate`, by default that of `noisy`) and channel
     count; where it is doubtful, or too short, silent or speech and so not used, a `ReferenceWarning` says so. Or what
     `model.embed` made of a clip, which is used as it is. `nfe`: calls of the network a window (the model's default if
-    None). Raises `UserError` for integer, empty or non-finite sound.
+    None), spent by `sampler`. Raises `UserError` for integer, empty or non-finite sound.
     """
     x = _checked(noisy, sample_rate, "the noisy sound")
     if ref is None:
@@ -78,7 +80,7 @@ def enhance_array(
         return (x[i : i + block] for i in range(0, len(x), block))
 
     measured = measure(model, blocks(), sample_rate)
-    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed)))
+    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler)))
     return y.reshape(np.shape(noisy))
 
 
@@ -121,11 +123,12 @@ def enhance_blocks(
     z_r: torch.Tensor,
     nfe: int | None,
     seed: int,
+    sampler: str = "budget",
 ) -> Iterator[np.ndarray]:
     """The second pass: blocks `(n, channels)` at `sample_rate` -> enhanced blocks, `measured.frames` in all."""
     channels = len(measured.levels)
     inside = _resampled(blocks, sample_rate, model.sample_rate, channels)
-    enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed)
+    enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed, sampler)
     outside = _resampled(enhanced, model.sample_rate, sample_rate, channels)
     done = 0
     for block in outside:
@@ -188,6 +191,7 @@ def _windowed(
     z_r: torch.Tensor,
     nfe: int | None,
     seed: int,
+    sampler: str = "budget",
 ) -> Iterator[np.ndarray]:
     """Overlap-add at the model's rate. Windows start on whole frames; weights of neighbours sum to one."""
     hop = model.spectrogram.hop
@@ -199,7 +203,7 @@ def _windowed(
     first_frame = 0
 
     def enhanced(window: np.ndarray) -> np.ndarray:
-        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device))
+        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device), sampler)
         if tail is not None:
             y[:fade] = y[:fade] * rise + tail
         return y
@@ -223,6 +227,7 @@ def _window(
     z_r: torch.Tensor,
     nfe: int | None,
     noise: Noise,
+    sampler: str,
 ) -> np.ndarray:
     """One call of the model on `(samples, channels)`; channels without sound stay so."""
     heard = (levels != 0) & window.any(axis=0)
@@ -230,5 +235,6 @@ def _window(
     if heard.any():
         scale = levels[heard].astype(np.float32)
         y = torch.from_numpy(np.ascontiguousarray((window[:, heard] / scale).T)).to(model.device)
-        out[:, heard] = model.enhance_window(y, z_r.expand(len(y), -1), nfe, noise).float().cpu().numpy().T * scale
+        enhanced = model.enhance_window(y, z_r.expand(len(y), -1), nfe, noise, sampler)
+        out[:, heard] = enhanced.float().cpu().numpy().T * scale
     return out

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nrmodel.diffusion.sampler import Noise
 from nrmodel.diffusion.spectrogram import Spectrogram
-
-Noise = Callable[[Sequence[int]], Tensor]  # shape -> complex Gaussian, E|z|^2 = 1
 
 
 class Model(Protocol):
@@ -50,5 +48,8 @@ class Model(Protocol):
     def embed(self, ref: np.ndarray, sample_rate: int) -> Tensor:
         """z_r `(1, D)` of a clip `(samples,)`, taken as it is."""
 
-    def enhance_window(self, noisy: Tensor, z_r: Tensor, nfe: int | None, noise: Noise) -> Tensor:
-        """Waves `(B, samples)`, divided by their level, and z_r `(1 or B, D)` -> enhanced waves `(B, samples)`."""
+    def enhance_window(
+        self, noisy: Tensor, z_r: Tensor, nfe: int | None, noise: Noise, sampler: str = "budget"
+    ) -> Tensor:
+        """Waves `(B, samples)`, divided by their level, and z_r `(1 or B, D)` -> enhanced waves `(B, samples)`;
+        `sampler` as in nrmodel.diffusion.choice."""
