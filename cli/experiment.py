@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(path_type=Path)
+from cli.options import FOLDER
+from nrmodel.experiment.plan import Plan, read_plan
 
 
 @click.command()
@@ -28,9 +29,8 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
     if engine == "ray" and cell is not None:
         raise click.UsageError("--engine ray runs all cells, --cell one here: not both")
     from nrdata.labels import printable
-    from nrmodel.experiment.plan import read_plan
     from nrmodel.experiment.run import run
-    from nrmodel.training.train import Interrupted
+    from nrmodel.training.train import Stopped
 
     out = out or Path("out") / f"experiment-{plan_file.stem}"
     plan = read_plan(plan_file, out)
@@ -42,7 +42,7 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
 
             run_on_ray(plan, out)
         complete = run(plan, out, cell)
-    except Interrupted as e:
+    except Stopped as e:
         click.echo(f"nr: {e}: state written; the same command goes on", err=True)
         return 128 + e.signum
     if cell is not None:
@@ -59,7 +59,7 @@ def command(plan_file: Path, out: Path | None, dry_run: bool, cell: int | None, 
     return 0
 
 
-def _dry_run(plan, out: Path, as_json: bool) -> int:
+def _dry_run(plan: Plan, out: Path, as_json: bool) -> int:
     """The cells with their estimates."""
     from nrdata.progress import duration
     from nrmodel.experiment.estimate import estimate

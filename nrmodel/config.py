@@ -1,12 +1,8 @@
-"""The sizes `nr` offers and the whole configuration of a model, as plain data.
-
-`nano` and `small` are the compact network; `base` is NCSN++ as published (65.6 M parameters).
-"""
+"""The whole configuration of a model, as plain data."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +12,7 @@ from nrmodel.diffusion.process import OUVE, SBVE
 from nrmodel.diffusion.spectrogram import Spectrogram
 from nrmodel.network.compact import CompactConfig
 from nrmodel.network.ncsnpp import NCSNppConfig
+from nrmodel.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -37,34 +34,10 @@ class ModelConfig:
     nfe: int = 1  # network calls of an enhancement, where none are asked for
 
 
-def nano() -> ModelConfig:
-    return ModelConfig()
-
-
-def small() -> ModelConfig:
-    return ModelConfig(network=CompactConfig(widths=(64, 96, 128), blocks=(2, 2, 2), recurrent=256))
-
-
-def base() -> ModelConfig:
-    return ModelConfig(
-        network=NCSNppConfig(),
-        precondition=Preconditioning(form="v2", predicts="score", network_scaling="1/sigma"),
-        objective=Objective(kind="score", start_share=0.0, own_share=0.0),
-        conditioning="additive",
-        level="max",
-        pad="reflection",
-        z_dim=128,
-        nfe=60,
-    )
-
-
-PRESETS: dict[str, Callable[[], ModelConfig]] = {"nano": nano, "small": small, "base": base}
-
-
 def preset(name: str, **changes: Any) -> ModelConfig:
     """The configuration of a preset, with some fields changed."""
     check_known("preset", name, PRESETS)
-    return dataclasses.replace(PRESETS[name](), preset=name, **changes)
+    return dataclasses.replace(from_dict(PRESETS[name]), preset=name, **changes)
 
 
 _KINDS = {c.__name__: c for c in (Spectrogram, OUVE, SBVE, CompactConfig, NCSNppConfig, Preconditioning, Objective)}
@@ -101,5 +74,5 @@ def from_dict(data: dict[str, Any]) -> ModelConfig:
             return build(_KINDS[kind], fields)
         return tuple(value) if isinstance(value, list) else value
 
-    config: ModelConfig = build(ModelConfig, data)
-    return config
+    made: ModelConfig = build(ModelConfig, data)
+    return made

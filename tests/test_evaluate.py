@@ -16,6 +16,7 @@ from cli.main import run
 from nrdata.errors import UserError
 from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, noise_seed, seen, speaker_seen
 from nrmodel.evaluation.folders import FolderFiles
+from nrmodel.evaluation.request import EvaluationRequest
 from nrmodel.evaluation.speed import read_speed
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -71,7 +72,7 @@ OPTIONS = {"modes": ("none", "disjoint", "mismatch"), "workers": 1}
 @pytest.fixture(scope="module")
 def whole(dataset, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("evaluation") / "whole"
-    evaluate(StandIn(), dataset, out=out, **OPTIONS)
+    evaluate(StandIn(), dataset, EvaluationRequest(**OPTIONS), out)
     return out
 
 
@@ -103,13 +104,13 @@ def test_every_setting_tells_how_long_it_took(whole, dataset, tmp_path):
             time.sleep(0.05 * nfe)
             return super().enhance(noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
 
-    summary = evaluate(Slow(), dataset, out=tmp_path, modes=("none",), nfe=(1, 3), limit=2)
+    summary = evaluate(Slow(), dataset, EvaluationRequest(modes=("none",), nfe=(1, 3), limit=2), tmp_path)
     factor = {(e["system"], e["nfe"]): e["real_time_factor"] for e in summary["means"]}
     seconds = sum(len(dataset.sample(key).noisy) for key in {r["key"] for r in rows_of(tmp_path)}) / dataset.sample_rate
     assert factor["nr:01234567", 1] > 2 * 0.0499 / seconds and factor["nr:01234567", 3] > 2 * 0.1499 / seconds
     assert "real-time factor" in (tmp_path / "table.md").read_text()
     assert not any("seconds" in name and name != "ref_seconds" for name in rows_of(tmp_path)[0])
-    again = evaluate(Slow(), dataset, out=tmp_path, modes=("none",), nfe=(1, 3), limit=2)
+    again = evaluate(Slow(), dataset, EvaluationRequest(modes=("none",), nfe=(1, 3), limit=2), tmp_path)
     assert again == summary
 
 
@@ -129,14 +130,14 @@ def test_negative_controls_have_their_say(whole):
 
 def test_interrupted_and_torn_it_goes_on_to_the_same_rows(whole, dataset, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        evaluate(StandIn(stop_after=13), dataset, out=tmp_path, **OPTIONS)
+        evaluate(StandIn(stop_after=13), dataset, EvaluationRequest(**OPTIONS), tmp_path)
     partial = tmp_path / "rows.partial"
     before = len(partial.read_text().splitlines())
     assert 5 < before < 20 and not (tmp_path / "rows.jsonl").exists()
     with partial.open("a") as file:
         file.write('{"key": "test-0000003", "sys')
     model = StandIn()
-    evaluate(model, dataset, out=tmp_path, **OPTIONS)
+    evaluate(model, dataset, EvaluationRequest(**OPTIONS), tmp_path)
     assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
     spent, of_all = (sum(e["sound_seconds"] for e in read_speed(folder)) for folder in (tmp_path, whole))
     assert of_all <= spent < 1.5 * of_all  # the time before counts too; what was lost was enhanced again
@@ -146,7 +147,7 @@ def test_interrupted_and_torn_it_goes_on_to_the_same_rows(whole, dataset, tmp_pa
 
 def test_workers_and_order_do_not_matter(whole, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(ShardFiles, "__init__", reversed_rows(ShardFiles.__init__))
-    evaluate(StandIn(), dataset, out=tmp_path, **(OPTIONS | {"workers": 2}))
+    evaluate(StandIn(), dataset, EvaluationRequest(**(OPTIONS | {"workers": 2})), tmp_path)
     assert (tmp_path / "rows.jsonl").read_bytes() == (whole / "rows.jsonl").read_bytes()
 
 
@@ -161,17 +162,18 @@ def reversed_rows(init):
 def test_finished_it_only_reads_and_another_request_is_refused(whole, dataset, tmp_path):
     shutil.copytree(whole, tmp_path / "e")
     model = StandIn()
-    evaluate(model, dataset, out=tmp_path / "e", **OPTIONS)
+    evaluate(model, dataset, EvaluationRequest(**OPTIONS), tmp_path / "e")
     assert not model.calls
     with pytest.raises(UserError, match="--force"):
-        evaluate(model, dataset, out=tmp_path / "e", modes=("none",))
-    evaluate(model, dataset, out=tmp_path / "e", modes=("none",), limit=1, force=True, workers=1)
+        evaluate(model, dataset, EvaluationRequest(modes=("none",)), tmp_path / "e")
+    evaluate(model, dataset, EvaluationRequest(modes=("none",), limit=1, force=True, workers=1), tmp_path / "e")
     assert len(rows_of(tmp_path / "e")) == 4
 
 
 def test_sampler_noise_belongs_to_file_and_seed_and_is_shared_by_modes(dataset, tmp_path):
     model = StandIn()
-    evaluate(model, dataset, out=tmp_path, modes=("none", "disjoint"), seeds=(0, 1), nfe=(2, 1), limit=2, workers=1)
+    request = EvaluationRequest(modes=("none", "disjoint"), seeds=(0, 1), nfe=(2, 1), limit=2, workers=1)
+    evaluate(model, dataset, request, tmp_path)
     seeds = [seed for _, seed in model.calls]
     assert len(set(seeds)) == 4  # two files, two seeds
     assert noise_seed("a", 0) != noise_seed("a", 1) != noise_seed("b", 1)
@@ -184,7 +186,7 @@ def test_sampler_noise_belongs_to_file_and_seed_and_is_shared_by_modes(dataset, 
 
 def test_what_the_data_cannot_serve_is_named(tmp_path):
     data = nrdata.open(make_dataset(tmp_path / "d", {"test": 2}, ref_seconds=0))
-    summary = evaluate(StandIn(), data, out=tmp_path / "e", modes=("none", "disjoint"), workers=1)
+    summary = evaluate(StandIn(), data, EvaluationRequest(modes=("none", "disjoint"), workers=1), tmp_path / "e")
     assert {
         "system": "nr:01234567",
         "mode": "disjoint",
@@ -223,7 +225,7 @@ def test_speakers_of_the_training_are_told(dataset, tmp_path):
     model = StandIn()
     model.training_data = {"env_ids": [], "recordings": [], "speakers": ["local/s20"]}
     with pytest.warns(UserWarning, match="1 of the 2 speakers and on 0 of the"):
-        summary = evaluate(model, dataset, out=tmp_path, modes=("none",), workers=1)
+        summary = evaluate(model, dataset, EvaluationRequest(modes=("none",), workers=1), tmp_path)
     assert summary["in_training"]["speakers"] == 1
     assert speaker_seen({"speaker": "local/unknown"}, model.training_data) is None
 
@@ -232,7 +234,7 @@ def test_speakers_of_the_training_are_told(dataset, tmp_path):
 def test_rows_of_who_knows_what_are_not_deleted(dataset, tmp_path, name):
     (tmp_path / name).write_text("{}\n")
     with pytest.raises(UserError, match=f"{name} is there.*--force"):
-        evaluate(StandIn(), dataset, out=tmp_path, modes=("none",), limit=1)
+        evaluate(StandIn(), dataset, EvaluationRequest(modes=("none",), limit=1), tmp_path)
     assert (tmp_path / name).read_text() == "{}\n"
 
 
@@ -249,13 +251,13 @@ def test_a_model_of_another_rate_is_refused_with_both_numbers(dataset, tmp_path)
     model = StandIn()
     model.sample_rate = 48000
     with pytest.raises(UserError, match=r"48000 Hz.*16000 Hz"):
-        evaluate(model, dataset, out=tmp_path)
+        evaluate(model, dataset, EvaluationRequest(), tmp_path)
 
 
 def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
     model = StandIn()
     model.null = lambda batch: None
-    evaluate(model, dataset, out=tmp_path, limit=1, workers=1, **{"modes": ("none", "env")})
+    evaluate(model, dataset, EvaluationRequest(limit=1, workers=1, modes=("none", "env")), tmp_path)
     assert {row["mode"] for row in rows_of(tmp_path)} == {"none"}
 
 
@@ -270,8 +272,8 @@ def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
         (["--nfe", "one"], "no list of numbers"),
         (["--nfe", "0"], "1 or more"),
         (["--ref-seconds", "0.1"], "0.25 or more"),
-        (["--ref-seconds", "1,inf"], "finite numbers"),
-        (["--ref-seconds", "nan"], "finite numbers"),
+        (["--ref-seconds", "1,inf"], "0.25 or more, not inf"),
+        (["--ref-seconds", "nan"], "0.25 or more, not nan"),
         (["--ref", "x"], "their own references"),
         (["--sampler", "published", "--peer", "rnnoise"], "give its --checkpoint"),
     ],

@@ -16,6 +16,7 @@ from test_evaluate import StandIn, rows_of
 from cli.main import run
 from nrdata import audio
 from nrmodel.evaluation.evaluate import evaluate
+from nrmodel.evaluation.request import EvaluationRequest
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -91,7 +92,8 @@ def test_swapped_folders_have_no_scores(tmp_path):
     assert run([*argv, "--enhanced", f"{tmp_path}/a/clean", "--workers", "1"]) == 1
     assert all(set(row["failures"].values()) == {"swapped"} for row in rows_of(tmp_path / "out"))
     folders = {"clean": tmp_path / "a" / "noisy", "noisy": tmp_path / "a" / "clean"}
-    evaluate(StandIn(), out=tmp_path / "model", workers=1, **folders)  # the noise control has a fault of its own
+    request = EvaluationRequest(workers=1, **folders)
+    evaluate(StandIn(), None, request, tmp_path / "model")  # the noise control has a fault of its own
     assert all(row["failures"]["estoi"] == "swapped" and "fault" not in row for row in rows_of(tmp_path / "model"))
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nrdata.errors import UserError
-from nrmodel.experiment.plan import check_comparable, differing, plan_of, read_plan, resolved
+from nrmodel.experiment.compared import check_comparable, comparable, differing
+from nrmodel.experiment.plan import plan_of, read_plan
 from nrmodel.training.config import TrainConfig
 
 REPOSITORY = Path(__file__).parents[1]
@@ -96,7 +97,7 @@ def test_samplers_are_told_apart_by_their_calls():
     for given, said in (
         (evaluations(published, {"nfe": [1, 60]}), "60 calls of two samplers"),
         (evaluations({"sampler": "published"}), "needs its nfe"),
-        (evaluations({"sampler": "fast", "nfe": [1]}), "budget or published"),
+        (evaluations({"sampler": "fast", "nfe": [1]}), "sampler 'fast' is unknown: budget, published"),
     ):
         with pytest.raises(UserError, match=said):
             plan(**given)
@@ -113,17 +114,17 @@ def config(**changes):
 
 def test_defaults_spelt_out_are_no_difference_and_the_machine_does_not_count():
     spelt = config(preset="nano", learning_rate=1.5e-3, cooldown_steps=0, loader_workers=2, out="p", seed=5, threads=2)
-    assert differing(resolved(config()), resolved(spelt)) == set()
-    assert differing(resolved(config()), resolved(config(learning_rate=1e-3))) == {"learning_rate"}
-    none, film = resolved(config(ref_mode="none")), resolved(config(conditioning="film", encoder="stats"))
+    assert differing(comparable(config()), comparable(spelt)) == set()
+    assert differing(comparable(config()), comparable(config(learning_rate=1e-3))) == {"learning_rate"}
+    none, film = comparable(config(ref_mode="none")), comparable(config(conditioning="film", encoder="stats"))
     assert differing(none, film) == {"ref_mode"}  # the baseline has no encoder to differ in
 
 
 def test_finished_runs_that_differ_in_more_are_not_compared():
-    run = {"config": resolved(config()), "fingerprint": "f", "seed": 0}
-    check_comparable("a", run, "b", run | {"config": resolved(config(conditioning="film"))}, ("conditioning",))
+    run = {"config": comparable(config()), "fingerprint": "f", "seed": 0}
+    check_comparable("a", run, "b", run | {"config": comparable(config(conditioning="film"))}, ("conditioning",))
     for other, said in (
-        ({"config": resolved(config(conditioning="film", batch_size=8))}, "batch_size"),
+        ({"config": comparable(config(conditioning="film", batch_size=8))}, "batch_size"),
         ({"fingerprint": "g"}, "training data"),
         ({"seed": 1}, "seed"),
     ):

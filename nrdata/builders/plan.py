@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nrdata.errors import UserError
+from nrdata.options import check, option
 
 SPLITS = ("train", "valid", "test", "seen")
 SAMPLES_PER_SHARD = 256
@@ -27,28 +28,44 @@ Row = dict[str, Any]
 class Options:
     """What a user asks of a build; the same options and sources give the same plan."""
 
-    source: str
-    root: Path | None = None
-    seed: int = 0
-    sample_rate: int = 16000  # Hz, stored
-    source_rate: int = 48000  # Hz, expected of voicebank-demand's files
-    speech: tuple[tuple[str, Path], ...] = ()  # (name, folder)
-    noise: tuple[tuple[str, Path], ...] = ()
-    speech_index: Path | None = None
-    noise_index: Path | None = None
-    clean: Path | None = None  # pairs
-    noisy: Path | None = None
-    pairs: Path | None = None  # CSV: clean, noisy, and perhaps split, env_id, speaker, ref
-    reserve_seconds: float | None = None  # None: 1 s, 2 s in units of 6 s and more; 0: no reserve
-    hours: float | None = None  # of training mixtures; None: twice the training speech or noise, whichever is more
-    snr_db: tuple[float, float] = (-5.0, 15.0)  # training, drawn uniformly
-    snr_test_db: tuple[float, ...] = (-5.0, 0.0, 5.0, 10.0)
-    per_cell: int | None = None  # draws per environment and SNR of valid, test and seen; None: 4, 1 for synthetic
-    unseen: tuple[str, ...] | None = None  # environments kept for test; None: drawn where there is no index
-    seen_split: bool = False
-    rooms: int = 0  # simulated rooms for each environment; 0: sound as it was recorded
-    t60_s: tuple[float, float] = (0.2, 0.5)  # asked reverberation times, drawn uniformly
-    augment: int = 0  # chains of filters for each environment, on the noise and the clip
+    source: str = option("synthetic", "voicebank-demand, pairs, folders or synthetic.", main=True)
+    root: Path | None = option(None, "Where a corpus lies.", unset="data/SOURCE", affects="place")
+    seed: int = option(0, "Of every draw.", at_least=0, main=True)
+    sample_rate: int = option(16000, "Stored.", at_least=4000, at_most=192000, unit="Hz")
+    source_rate: int = option(48000, "voicebank-demand: Hz of the files.", choices=(48000, 16000))
+    speech: tuple[tuple[str, Path], ...] = option(
+        (), "folders: clean speech, <speaker>/; see nr sources.", repeated=True, main=True
+    )
+    noise: tuple[tuple[str, Path], ...] = option(
+        (), "folders: noise, <environment>/; see nr sources.", repeated=True, main=True
+    )
+    speech_index: Path | None = option(None, "CSV: path, split, speaker, license.")
+    noise_index: Path | None = option(None, "CSV: path, split, environment, recording, license.")
+    clean: Path | None = option(None, "pairs: the clean files.")
+    noisy: Path | None = option(None, "pairs: the noisy files of the same names.")
+    pairs: Path | None = option(None, "pairs: CSV with clean, noisy and perhaps split, env_id, speaker, ref.")
+    reserve_seconds: float | None = option(
+        None, "Seconds kept of each noise unit for the reference; 0: none.",
+        at_least=0, at_most=60, unset="1, 2 in units of 6 s and more", flag="reserve_ref",
+    )  # fmt: skip
+    hours: float | None = option(
+        None, "Of training mixtures.", above=0, unset="twice the training speech or noise, whichever is more", main=True
+    )
+    snr_db: tuple[float, float] = option((-5.0, 15.0), "Training, drawn uniformly.", unit="dB", flag="snr")
+    snr_test_db: tuple[float, ...] = option((-5.0, 0.0, 5.0, 10.0), "The others.", unit="dB", flag="snr_test")
+    per_cell: int | None = option(
+        None, "Draws per environment and SNR of validation and test.", at_least=1, unset="4, 1 for synthetic"
+    )
+    unseen: tuple[str, ...] | None = option(
+        None, "Environments kept for test: A,B,... or '' for none.", unset="a fifth, without index"
+    )
+    seen_split: bool = option(False, "A fourth split: training recordings, other time, test speakers.")
+    rooms: int = option(0, "Simulated rooms per environment; 0: sound as it was recorded.", at_least=0, at_most=1000)
+    t60_s: tuple[float, float] = option((0.2, 0.5), "Of the rooms, drawn uniformly.", unit="s", flag="t60")
+    augment: int = option(0, "Chains of filters per environment, on noise and clip.", at_least=0, at_most=1000)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)

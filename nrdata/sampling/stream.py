@@ -8,7 +8,6 @@ sound do not depend on the law, the dropout or the length of the reference: each
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
+from nrdata.options import check, option
 from nrdata.sampling import transforms
 from nrdata.sampling.laws import Item, Listener, draw_clip, parse_law
 from nrdata.sampling.order import Order
@@ -29,38 +29,31 @@ PARTNERS = 4  # noise rows tried for one that is as long as the speech
 
 @dataclass(frozen=True)
 class StreamConfig:
-    batch_size: int  # of the global batch
-    crop_frames: int  # samples of an item; shorter samples are padded with zeros at their end
-    law: str = "none"  # a mode, or a mixture such as "disjoint:0.5,env:0.2,none:0.3"
-    ref_seconds: float | tuple[float, float] = 1.0  # length of the clip, or a range drawn per batch
-    ref_dropout: float = 0.0  # share of items without their reference; 0 where the law itself names none
-    on_missing_ref: str = "refuse"  # "none": items that the law cannot serve get no reference, and are counted
-    seed: int = 0
-    window: int | None = None  # samples shuffled and paired at once; None: the whole split below 10^6
-    remix: bool = False  # pair clean with the noise of another row, anew in every epoch
-    remix_snr_db: tuple[float, float] = (-5.0, 15.0)
-    clean_share: float = 0.02  # of remixed items: noise 60 dB down
-    noise_share: float = 0.02  # of remixed items: no speech at all
+    batch_size: int = option(help="Items of the global batch.", at_least=1)
+    crop_frames: int = option(help="Samples of an item; shorter ones are padded with zeros at their end.", at_least=1)
+    law: str = option("none", "A mode, or a mixture such as disjoint:0.5,env:0.2,none:0.3.")
+    ref_seconds: float | tuple[float, float] = option(
+        1.0, "Length of the clip, or a range drawn per batch.", at_least=MIN_REF_SECONDS, unit="s"
+    )
+    ref_dropout: float = option(
+        0.0, "Share of items without their reference; 0 where the law itself names none.", at_least=0, at_most=1
+    )
+    on_missing_ref: str = option(
+        "refuse", "none: items that the law cannot serve get no reference, and are counted.", choices=("refuse", "none")
+    )
+    seed: int = option(0, "Of every draw.")
+    window: int | None = option(
+        None, "Samples shuffled and paired at once.", at_least=1, unset="the whole split below 10^6"
+    )
+    remix: bool = option(False, "Pair clean with the noise of another row, anew in every epoch.")
+    remix_snr_db: tuple[float, float] = option((-5.0, 15.0), "SNR of remixed items.", unit="dB")
+    clean_share: float = option(0.02, "Share of remixed items with noise 60 dB down.", at_least=0, at_most=1)
+    noise_share: float = option(0.02, "Share of remixed items without speech.", at_least=0, at_most=1)
 
     def __post_init__(self) -> None:
-        low, high = self.ref_range
-        share = (self.ref_dropout, self.clean_share, self.noise_share, self.clean_share + self.noise_share)
-        wrong = {
-            "batch_size must be 1 or more": self.batch_size < 1,
-            "crop_frames must be 1 or more": self.crop_frames < 1,
-            f"ref_seconds must be finite, {MIN_REF_SECONDS} or more, low before high": not (
-                MIN_REF_SECONDS <= low <= high < math.inf
-            ),
-            "ref_dropout, clean_share and noise_share must lie in 0 to 1": not all(0 <= s <= 1 for s in share),
-            "on_missing_ref must be 'refuse' or 'none'": self.on_missing_ref not in ("refuse", "none"),
-            "window must be 1 or more": self.window is not None and self.window < 1,
-            "remix_snr_db must be finite, low before high": not (
-                -math.inf < self.remix_snr_db[0] <= self.remix_snr_db[1] < math.inf
-            ),
-        }
-        for sentence, is_wrong in wrong.items():
-            if is_wrong:
-                raise UserError(f"stream configuration: {sentence}")
+        check(self, "stream configuration: ")
+        if self.clean_share + self.noise_share > 1:
+            raise UserError("stream configuration: clean_share and noise_share must lie in 0 to 1 together")
         parse_law(self.law)
 
     @property

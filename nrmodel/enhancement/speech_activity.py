@@ -73,7 +73,8 @@ def _power(x: np.ndarray) -> np.ndarray:
 
 def _level_db(power: np.ndarray) -> np.ndarray:
     """Level of each frame from 125 to 4000 Hz."""
-    return 10 * np.log10(power[:, 4:128].sum(axis=1) + 1e-10)
+    level: np.ndarray = 10 * np.log10(power[:, 4:128].sum(axis=1) + 1e-10)
+    return level
 
 
 def _voicing(power: np.ndarray) -> np.ndarray:

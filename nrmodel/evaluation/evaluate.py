@@ -33,12 +33,12 @@ from nrmodel.evaluation import peers as peer_functions
 from nrmodel.evaluation import tables
 from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores
+from nrmodel.evaluation.request import EvaluationRequest
 from nrmodel.evaluation.rungs import Reference, parse_rung, reference
 from nrmodel.evaluation.scoring import ScoringPool
 from nrmodel.evaluation.speed import Stopwatch, read_speed
 from nrmodel.evaluation.systems import System, folder_system, model_systems, peer_system
 
-MODES = ("none", "oracle", "disjoint", "env", "mismatch")
 # In the folder of an evaluation:
 MADE = ("rows.jsonl", "rows.partial", "speed.json", "summary.json", "table.csv", "table.md")
 IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "seed")  # of a row
@@ -94,25 +94,7 @@ class ShardFiles:
         return reference(self.dataset, self.split, row, mode, ref_seconds, seed)
 
 
-def evaluate(
-    model: Any = None,
-    dataset: Any = None,
-    split: str = "test",
-    *,
-    out: Path,
-    modes: Sequence[str] = MODES,
-    ref_seconds: Sequence[float] = (1.0,),
-    nfe: Sequence[int | None] = (None,),
-    seeds: Sequence[int] = (0,),
-    peers: Sequence[str] = (),
-    clean: Path | None = None,
-    noisy: Path | None = None,
-    ref: Path | None = None,
-    enhanced: Path | None = None,
-    limit: int | None = None,
-    workers: int | None = None,
-    force: bool = False,
-) -> dict[str, Any]:
+def evaluate(model: Any, dataset: Any, asked: EvaluationRequest, out: Path) -> dict[str, Any]:
     """Score a model, peers or a folder of estimates, on a split of `dataset` or on plain folders; returns the summary.
 
     Writes into `out`: rows.jsonl, summary.json, table.csv, table.md, config.json (what was asked), speed.json (wall
@@ -120,33 +102,34 @@ def evaluate(
     is only read. Raises `UserError` where `out` holds another evaluation and `force` is not set.
     """
     files: ShardFiles | FolderFiles
+    modes: Sequence[str] = asked.modes
     if dataset is not None:
-        files = ShardFiles(dataset, split, limit)
+        files = ShardFiles(dataset, asked.split, asked.limit)
         for mode in modes:
             parse_rung(mode)
-    elif clean is not None and noisy is not None:
-        files = FolderFiles(clean, noisy, ref, limit)
+    elif asked.clean is not None and asked.noisy is not None:
+        files = FolderFiles(asked.clean, asked.noisy, asked.ref, asked.limit)
         modes = files.modes
     else:
         raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
     systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
     if model is not None:
-        systems += model_systems(model, files.sample_rate, modes, ref_seconds, nfe, seeds)
-    systems += [peer_system(name, modes, ref_seconds) for name in peer_functions.chosen(peers)]
-    if enhanced is not None:
-        systems.append(folder_system(enhanced, [files.key(row) for row in files.rows]))
+        systems += model_systems(model, files.sample_rate, modes, asked.ref_seconds, asked.nfe or (None,), asked.seeds)
+    systems += [peer_system(name, modes, asked.ref_seconds) for name in peer_functions.chosen(asked.peers)]
+    if asked.enhanced is not None:
+        systems.append(folder_system(asked.enhanced, [files.key(row) for row in files.rows]))
     request = {
-        "split": split if dataset is not None else "", "fingerprint": files.fingerprint, "files": len(files.rows),
-        "limit": limit, "modes": list(modes), "ref_seconds": list(ref_seconds), "seeds": list(seeds),
+        "split": asked.split if dataset is not None else "", "fingerprint": files.fingerprint, "files": len(files.rows),
+        "limit": asked.limit, "modes": list(modes), "ref_seconds": list(asked.ref_seconds), "seeds": list(asked.seeds),
         "systems": {system.name: list(system.budgets) for system in systems},
-        "folders": [str(folder) if folder else "" for folder in (clean, noisy, ref, enhanced)],
+        "folders": [str(folder) if folder else "" for folder in (asked.clean, asked.noisy, asked.ref, asked.enhanced)],
     }  # fmt: skip
     if getattr(model, "published_sampler", False):
         request["sampler"] = "published"
     training_data = getattr(model, "training_data", None)
-    prepare(out, request, force)
+    prepare(out, request, asked.force)
     if not (out / "rows.jsonl").exists():
-        workers = workers or max(1, (os.cpu_count() or 2) // 2)
+        workers = asked.workers or max(1, (os.cpu_count() or 2) // 2)
         write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
         run(files, systems, out, training_data, workers)
     summary = tables.write_tables(tables.read_rows(out / "rows.jsonl"), out, read_speed(out))

@@ -13,8 +13,9 @@ from typing import Any
 from nrdata.errors import UserError
 from nrmodel.evaluation import tables
 from nrmodel.evaluation.tables import METRICS, Files
+from nrmodel.experiment.compared import check_comparable
 from nrmodel.experiment.contrasts import ArmRows, contrast, select, settings_of
-from nrmodel.experiment.plan import MAIN, Plan, check_comparable
+from nrmodel.experiment.plan import MAIN, Plan
 from nrmodel.experiment.run import evaluation_folder, probe_file, read_cell
 from nrmodel.experiment.verdicts import ablation_entry, verdicts
 

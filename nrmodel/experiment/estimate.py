@@ -9,19 +9,24 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nrmodel.experiment.plan import Cell, Plan
 from nrmodel.experiment.run import is_done
+from nrmodel.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from nrmodel.config import ModelConfig
 
 FILES = 384  # of an evaluation without `limit`, where the data are not there to be counted
 SECONDS_PER_ROW = 0.35  # PESQ, ESTOI and SI-SDR of one file of 3 s on one core
 CLIP_SECONDS = 3.0
+Measured = dict[tuple[object, ...], tuple[float, float]]  # network -> seconds a step, seconds a call
 
 
 def estimate(plan: Plan, out: Path) -> list[tuple[Cell, float, bool]]:
     """(cell, seconds, done) of every cell, in order; what is done costs 0."""
-    measured: dict[tuple, tuple[float, float]] = {}
+    measured: Measured = {}
     found = []
     for cell in plan.cells:
         done = is_done(plan, out, cell)
@@ -29,7 +34,7 @@ def estimate(plan: Plan, out: Path) -> list[tuple[Cell, float, bool]]:
     return found
 
 
-def seconds_of(plan: Plan, cell: Cell, measured: dict[tuple, tuple[float, float]]) -> float:
+def seconds_of(plan: Plan, cell: Cell, measured: Measured) -> float:
     """Of one cell; `measured` remembers (seconds a step, seconds a call) by network."""
     if cell.kind == "data":
         return 30.0
@@ -55,10 +60,10 @@ def seconds_of(plan: Plan, cell: Cell, measured: dict[tuple, tuple[float, float]
     return float(files * settings * sum(calls) * per_call + rows * given.get("seconds_per_row", SECONDS_PER_ROW))
 
 
-def default_calls(config: Any) -> int:
-    from nrmodel.training.config import model_config
+def default_calls(config: TrainConfig) -> int:
+    from nrmodel.training.settled import model_for
 
-    return model_config(config, 16000, None).nfe
+    return model_for(config, 16000, None).nfe
 
 
 def files_of(plan: Plan, split: str) -> int:
@@ -71,24 +76,24 @@ def files_of(plan: Plan, split: str) -> int:
     return int(plan.estimate.get("files", FILES))
 
 
-def costs(plan: Plan, config: Any, measured: dict[tuple, tuple[float, float]]) -> tuple[float, float]:
+def costs(plan: Plan, config: TrainConfig, measured: Measured) -> tuple[float, float]:
     """Seconds of one training step and of one network call on 3 s."""
-    from nrmodel.training.config import model_config, optimisation
+    from nrmodel.training.settled import model_for, optimisation
 
     given = plan.estimate
     if {"seconds_per_step", "seconds_per_call"} <= given.keys():
         return given["seconds_per_step"], given["seconds_per_call"]
-    settings = model_config(config, 16000, None)
-    frames = optimisation(config, settings).crop_frames
-    kind = (settings.preset, settings.conditioning, config.batch_size, config.accumulate, frames)
+    model_config = model_for(config, 16000, None)
+    frames = optimisation(config, model_config).crop_frames
+    kind = (model_config.preset, model_config.conditioning, config.batch_size, config.accumulate, frames)
     if kind not in measured:
-        step, call = measure(settings, config.batch_size, frames)
+        step, call = measure(model_config, config.batch_size, frames)
         measured[kind] = (step * config.accumulate, call)
     step, call = measured[kind]
     return given.get("seconds_per_step", step), given.get("seconds_per_call", call)
 
 
-def measure(settings: Any, batch_size: int, frames: int) -> tuple[float, float]:
+def measure(model_config: ModelConfig, batch_size: int, frames: int) -> tuple[float, float]:
     """Seconds of one step (loss, gradients) and of one call, the quicker of two."""
     import numpy as np
     import torch
@@ -98,8 +103,8 @@ def measure(settings: Any, batch_size: int, frames: int) -> tuple[float, float]:
     from nrmodel.training.step import batch_loss, draw
 
     rng = np.random.default_rng(0)
-    model = Model(settings)
-    shape = (batch_size, (frames - 1) * settings.spectrogram.hop)
+    model = Model(model_config)
+    shape = (batch_size, (frames - 1) * model_config.spectrogram.hop)
     noisy, clean = (0.1 * rng.standard_normal((2, *shape))).astype(np.float32)
     ref = (0.1 * rng.standard_normal((batch_size, 16000))).astype(np.float32)
     lengths = np.full(batch_size, shape[1]), np.full(batch_size, 16000)
@@ -107,14 +112,14 @@ def measure(settings: Any, batch_size: int, frames: int) -> tuple[float, float]:
     took = [math.inf, math.inf]
     for k in range(2):
         begun = time.perf_counter()
-        draws = draw(0, k, batch_size, frames, settings, torch.device("cpu"))
-        batch_loss(model, batch, draws, settings)[0].backward()
+        draws = draw(0, k, batch_size, frames, model_config, torch.device("cpu"))
+        torch.autograd.backward(batch_loss(model, batch, draws, model_config)[0])
         took[0] = min(took[0], time.perf_counter() - begun)
-    sound = noisy.reshape(-1)[: int(CLIP_SECONDS * settings.sample_rate)]
+    sound = noisy.reshape(-1)[: int(CLIP_SECONDS * model_config.sample_rate)]
     model.eval()
-    calls = 1 if settings.nfe == 1 else 2
+    calls = 1 if model_config.nfe == 1 else 2
     for _ in range(2):
         begun = time.perf_counter()
-        model.enhance(sound, settings.sample_rate, nfe=calls)
+        model.enhance(sound, model_config.sample_rate, nfe=calls)
         took[1] = min(took[1], (time.perf_counter() - begun) / calls)
     return took[0], took[1]

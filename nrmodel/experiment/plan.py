@@ -27,15 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from nrdata.errors import UserError
+from nrdata.options import affecting, decode, options
+from nrmodel.evaluation.request import EvaluationRequest
+from nrmodel.experiment.compared import comparable, differing
+from nrmodel.training.config import TrainConfig
 
-# Nothing of these changes what a run has learnt at its end; the seed is paired, the data are compared by fingerprint.
-FREE = frozenset({"shards", "out", "seed", "checkpoint_every", "validate_every", "loader_workers", "in_memory",
-                  "threads", "device", "tensorboard"})  # fmt: skip
-OF_REFERENCE = frozenset({"conditioning", "encoder", "ref_seconds", "ref_dropout", "on_missing_ref", "lambda_ref",
-                          "lambda_env", "encoder_from", "freeze_encoder"})  # fmt: skip
 TOP = {"name", "about", "shards", "source", "seeds", "runs", "train", "evaluate", "proposed", "baseline", "ablation",
        "evaluation", "report", "estimate"}  # fmt: skip
-REQUEST = {"split", "modes", "ref_seconds", "nfe", "sampler", "seeds", "limit", "peers"}
+REQUEST = affecting(EvaluationRequest, "result")  # what a plan may ask of an evaluation
 NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 MAIN = "main"  # the evaluation of every arm, which the verdicts read
 
@@ -85,7 +84,7 @@ class Plan:
     def run_folder(self, arm: str, seed: int) -> Path:
         return Path(self.arms[arm].run.format(seed=seed))
 
-    def train_config(self, arm: str, seed: int) -> Any:
+    def train_config(self, arm: str, seed: int) -> TrainConfig:
         """The TrainConfig of one run; `encoder_from` may name an arm of the plan: its run of the same seed."""
         values = dict(self.arms[arm].config)
         if values.get("encoder_from") in self.arms:
@@ -186,7 +185,7 @@ def _arms(values: dict[str, Any], shards: tuple[str, ...], runs: str, seeds: tup
 
 def _checked(arm: Arm, base: Arm, shards: tuple[str, ...]) -> Arm:
     """The arm, perhaps as its base's equal. What it names must do something, and nothing else may differ."""
-    mine, its = (resolved(_train_config(a.config, shards, "x", 0)) for a in (arm, base))
+    mine, its = (comparable(_train_config(a.config, shards, "x", 0)) for a in (arm, base))
     if arm.ablation and (idle := _idle(arm, base, mine["ref_mode"])):
         raise UserError(f"arm {arm.name} changes {', '.join(idle)}: without effect under ref_mode = {mine['ref_mode']}")
     differs = differing(mine, its)
@@ -197,10 +196,9 @@ def _checked(arm: Arm, base: Arm, shards: tuple[str, ...]) -> Arm:
 
 def _idle(arm: Arm, base: Arm, law: str) -> list[str]:
     """The fields that an arm changes although its law makes no use of them."""
-    from nrmodel.training.config import TrainConfig
-
-    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
-    unused = OF_REFERENCE if law == "none" else {"ref_dropout"} if "none" in law else set()
+    default = {o.name: o.default for o in options(TrainConfig)}
+    of_reference = affecting(TrainConfig, "reference")
+    unused = of_reference if law == "none" else {"ref_dropout"} if "none" in law else frozenset()
     changed = {f for f in arm.fields if arm.config.get(f, default[f]) != base.config.get(f, default[f])}
     return sorted(changed & unused)
 
@@ -255,14 +253,12 @@ def _cells(
 
 def _tell_samplers_apart(arm: Arm, requests: Iterable[dict[str, Any]]) -> None:
     """Settings are told apart by their number of calls: one number, one sampler."""
-    from nrmodel.training.config import model_config
+    from nrmodel.training.settled import model_for
 
-    own = model_config(_train_config(arm.config, ("x",), "x", 0), 16000, None).nfe
+    own = model_for(_train_config(arm.config, ("x",), "x", 0), 16000, None).nfe
     known: dict[int, str] = {}
     for request in requests:
-        sampler = request.get("sampler", "budget")
-        if sampler not in ("budget", "published"):
-            raise UserError(f"sampler {sampler!r} is unknown: budget or published")
+        sampler = request_of(request).sampler
         if sampler == "published" and "nfe" not in request:
             raise UserError('sampler = "published" needs its nfe, such as nfe = [60]')
         for calls in request.get("nfe", [own]):
@@ -270,65 +266,15 @@ def _tell_samplers_apart(arm: Arm, requests: Iterable[dict[str, Any]]) -> None:
                 raise UserError(f"{arm.name} is evaluated with {calls} calls of two samplers: give them different nfe")
 
 
-# Configurations that are compared -----------------------------------------------------------------------------------
-
-
-def resolved(config: Any) -> dict[str, Any]:
-    """What a run learns from, its defaults spelt out, without what does not matter at its end."""
-    from nrdata.sampling.laws import parse_law
-    from nrmodel.training.config import model_config, optimisation
-
-    if config.init_from and config.preset is None:
-        raise UserError("a run that starts from init_from must name its preset in a plan")
-    model = model_config(config, 16000, None)
-    aim, law = optimisation(config, model), parse_law(config.ref_mode)
-    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in FREE}
-    values |= {"preset": model.preset, "objective": model.objective.kind, "start_share": model.objective.start_share}
-    values |= {"conditioning": model.conditioning, "ref_mode": str(law)}
-    values |= {name: getattr(aim, name) for name in ("learning_rate", "weight_decay", "clip_norm", "crop_frames")}
-    values["ref_seconds"] = [float(part) for part in config.ref_seconds.split(":")]
-    if values["cooldown_steps"] is None:
-        values["cooldown_steps"] = config.max_steps // 5
-    if "none" in law.modes:
-        values["ref_dropout"] = 0.0
-    return values
-
-
-def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    """The entries in which two resolved configurations differ. What concerns references alone does not count where
-    one of the two has none."""
-    from nrmodel.training.config import entry
-
-    names = one.keys() | other.keys()
-    if "none" in (one["ref_mode"], other["ref_mode"]):
-        names = names - OF_REFERENCE
-    return {name for name in names if entry(one, name) != entry(other, name)}
-
-
-def check_comparable(
-    name: str, mine: dict[str, Any], other_name: str, its: dict[str, Any], factor: tuple[str, ...]
-) -> None:
-    """Raises `UserError` where two finished runs (`config` resolved, `fingerprint`, `seed`) differ in more than the
-    factor under study."""
-    differs = differing(mine["config"], its["config"]) - set(factor)
-    if mine["fingerprint"] != its["fingerprint"]:
-        differs.add("training data")
-    if mine["seed"] != its["seed"]:
-        differs.add("seed")
-    if differs:
-        under = ", ".join(factor) or "nothing"
-        raise UserError(
-            f"{name} and {other_name} are not compared: beside {under} they differ in {', '.join(sorted(differs))}",
-            "incomparable",
-        )
-
-
-def _train_config(values: dict[str, Any], shards: tuple[str, ...], out: str, seed: int) -> Any:
-    from nrmodel.training.config import TrainConfig
-
-    known = {f.name for f in dataclasses.fields(TrainConfig)} - {"shards", "out", "seed"}
+def _train_config(values: dict[str, Any], shards: tuple[str, ...], out: str, seed: int) -> TrainConfig:
+    known = {o.name for o in options(TrainConfig)} - affecting(TrainConfig, "place", "seed")
     _known(values, known, "a training configuration")
     return TrainConfig(**{**values, "shards": shards, "out": out, "seed": seed})
+
+
+def request_of(asked: dict[str, Any], **more: Any) -> EvaluationRequest:
+    """What a plan asks of an evaluation, checked."""
+    return EvaluationRequest(**decode(EvaluationRequest, asked, "an evaluation"), **more)
 
 
 def _known(values: dict[str, Any], known: set[str] | frozenset[str], where: str) -> None:

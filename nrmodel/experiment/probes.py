@@ -23,7 +23,9 @@ SENSITIVITY_FILES = 12
 RIDGE = 1e-2  # of the linear probe, relative to the mean variance of a feature
 
 
-def probe(model: Any, dataset: Any, split: str, batches: int, rows: int, ref_seconds: float, seed: int = 0) -> dict:
+def probe(
+    model: Any, dataset: Any, split: str, batches: int, rows: int, ref_seconds: float, seed: int = 0
+) -> dict[str, Any]:
     """All probes of one model on `split` (held out), as plain data. The loss is taken on the split `valid` where there
     is one."""
     chosen = next(name for name in ("valid", split) if name in dataset.splits)
@@ -158,7 +160,8 @@ def standardised(pairs: np.ndarray) -> np.ndarray:
     """Features `(n, 2, d)` with mean 0 and deviation 1 over all clips; constant ones become 0."""
     flat = pairs.reshape(-1, pairs.shape[-1])
     deviation = flat.std(axis=0)
-    return (pairs - flat.mean(axis=0)) / np.where(deviation < 1e-9, 1.0, deviation)
+    scaled: np.ndarray = (pairs - flat.mean(axis=0)) / np.where(deviation < 1e-9, 1.0, deviation)
+    return scaled
 
 
 def knowledge(pairs: np.ndarray, place: np.ndarray, recording: np.ndarray) -> dict[str, Any]:
@@ -184,7 +187,8 @@ def knowledge(pairs: np.ndarray, place: np.ndarray, recording: np.ndarray) -> di
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosines `(n, m)` of rows."""
     unit = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b)]
-    return unit[0] @ unit[1].T
+    cosines: np.ndarray = unit[0] @ unit[1].T
+    return cosines
 
 
 def held_out_probe(pairs: np.ndarray, place: np.ndarray, recording: np.ndarray) -> float | None:

@@ -21,7 +21,10 @@ from typing import Any
 from nrdata.environment import provenance
 from nrdata.errors import UserError
 from nrdata.files import write_text
-from nrmodel.experiment.plan import MAIN, Cell, Plan, resolved
+from nrdata.options import read_toml
+from nrmodel.experiment.compared import comparable
+from nrmodel.experiment.plan import MAIN, Cell, Plan, request_of
+from nrmodel.training.config import TrainConfig, entry
 
 
 def run(plan: Plan, out: Path, number: int | None = None, scoring_processes: int | None = None) -> bool:
@@ -75,16 +78,18 @@ def read_cell(out: Path, name: str) -> dict[str, Any]:
     """What is known of a finished cell."""
     path = cell_file(out, name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise UserError(f"{path} is missing or unreadable: run the experiment again", "missing") from e
+    return record
 
 
 def asked(plan: Plan, cell: Cell) -> dict[str, Any]:
     """What a cell is asked: the same cell of another plan is another cell."""
     if cell.kind == "train":
         # Through JSON, so that it equals what is read back.
-        return json.loads(json.dumps(resolved(plan.train_config(cell.arm, cell.seed))))
+        wanted: dict[str, Any] = json.loads(json.dumps(comparable(plan.train_config(cell.arm, cell.seed))))
+        return wanted
     if cell.kind == "listen":
         return {"split": plan.split, "ref_seconds": plan.ref_seconds, **plan.report}
     if cell.kind == "probe":
@@ -96,8 +101,6 @@ def asked(plan: Plan, cell: Cell) -> dict[str, Any]:
 def is_done(plan: Plan, out: Path, cell: Cell) -> bool:
     """Whether a cell, and what it needs, is finished as asked. A run or an evaluation that is finished as something
     else is refused, the rest is done again."""
-    from nrmodel.training.config import entry
-
     if not all(cell_file(out, name).exists() for name in (cell.name, *cell.needs)):
         return False
     record, wanted = read_cell(out, cell.name), asked(plan, cell)
@@ -115,7 +118,7 @@ def is_done(plan: Plan, out: Path, cell: Cell) -> bool:
 
 def digest_of(plan: Plan, out: Path, cell: Cell) -> str:
     """The digest of the weights that a cell is about."""
-    return read_cell(out, f"train {cell.arm} seed {cell.seed}")["digest"]
+    return str(read_cell(out, f"train {cell.arm} seed {cell.seed}")["digest"])
 
 
 # One kind after another ---------------------------------------------------------------------------------------------
@@ -148,23 +151,20 @@ def train_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
 def finished_step(folder: Path) -> int | None:
     """The step of a run that has reached its last one, else None."""
     from nrmodel.checkpoint import read_model
-    from nrmodel.training.config import TrainConfig, read_config
 
     weights, config = folder / "model.safetensors", folder / "config.toml"
     if not (weights.is_file() and config.is_file()):
         return None
     step = int(read_model(weights)[2].get("step", -1))
-    return step if step >= read_config(config).get("max_steps", TrainConfig.max_steps) else None
+    return step if step >= read_toml(TrainConfig, config).get("max_steps", TrainConfig.max_steps) else None
 
 
-def finished_run(folder: Path, planned: Any) -> dict[str, Any]:
+def finished_run(folder: Path, planned: TrainConfig) -> dict[str, Any]:
     """Facts of a finished run. Raises `UserError` where it is not the planned one."""
     from nrmodel.checkpoint import read_model
-    from nrmodel.training.config import TrainConfig, read_config
 
-    values = read_config(folder / "config.toml")
-    actual = TrainConfig(**{**values, "shards": tuple(values["shards"])})
-    mine, its = resolved(planned), resolved(actual)
+    actual = TrainConfig(**read_toml(TrainConfig, folder / "config.toml"))
+    mine, its = comparable(planned), comparable(actual)
     if changed := sorted(k for k in mine if mine[k] != its[k]) + ["seed"] * (planned.seed != actual.seed):
         told = ", ".join(f"{k} = {its.get(k, actual.seed)}" for k in changed)
         raise UserError(f"{folder} is a finished run of something else ({told}): name another run folder", "exists")
@@ -205,21 +205,11 @@ def evaluate_cell(plan: Plan, out: Path, cell: Cell, scoring_processes: int | No
     import nrdata
     from nrmodel.evaluation.evaluate import evaluate
 
-    model, dataset, request = loaded(plan, out, cell), nrdata.open(*plan.shards), cell.request
-    evaluate(
-        model,
-        dataset,
-        request["split"],
-        out=evaluation_folder(out, cell),
-        modes=request["modes"],
-        ref_seconds=request["ref_seconds"],
-        nfe=request.get("nfe", [None]),
-        seeds=request["seeds"],
-        peers=request.get("peers", []),
-        limit=request.get("limit"),
-        workers=scoring_processes,
-    )
-    nfe = request.get("nfe", [model.nfe])[0]
+    model, dataset = loaded(plan, out, cell), nrdata.open(*plan.shards)
+    asked = {name: value for name, value in cell.request.items() if name != "title"}
+    request = request_of(asked, workers=scoring_processes)
+    evaluate(model, dataset, request, evaluation_folder(out, cell))
+    nfe = (request.nfe or [model.nfe])[0]
     return {"digest": model.digest, "fingerprint": dataset.fingerprint, "nfe": nfe}
 
 

@@ -1,82 +1,98 @@
-"""The configuration of a training run, and what follows from it: the model's configuration and the stream's."""
+"""The configuration of a training run. What follows from it stands in settled.py; this file needs no network, so that
+`nr train --help` is quick."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from nrdata.errors import UserError
+from nrdata.options import Affects, check, option
 from nrdata.sampling.laws import parse_law
-from nrdata.sampling.stream import StreamConfig
-from nrmodel.config import ModelConfig, preset
-from nrmodel.diffusion.objective import Preconditioning
-from nrmodel.diffusion.process import OUVE
-from nrmodel.network.compact import CompactConfig
+from nrmodel.network.conditioning import CONDITIONINGS
+from nrmodel.network.encoders import ENCODERS
+from nrmodel.presets import PRESETS
+
+# Nothing else may change when a run goes on; the data are compared by their fingerprint.
+FIXED: tuple[Affects, ...] = ("result", "reference", "seed")
+# What two finished runs are compared in; their seeds are paired.
+COMPARED: tuple[Affects, ...] = ("result", "reference", "length")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """All of a run; stands in its `config.toml`. `None`: what the network is published or was measured with."""
 
-    shards: tuple[str, ...]  # folders of one data set
-    out: str  # the run folder
-    ref_mode: str = "disjoint:0.5,env:0.2,none:0.3"  # law of the reference, or a mixture of laws
-    preset: str | None = None  # "nano", "small", "base"; None: that of init_from, else nano
-    objective: str | None = None  # "score", "denoiser", "data"
-    conditioning: str | None = None  # "additive", "film", "spectrum"
-    encoder: str = "conv"  # "conv", "stats"
-    ref_seconds: str = "1.0"  # length of the clips, or a range "0.25:2.0" drawn per batch
-    ref_dropout: float = 0.15  # share of references replaced by null (0 where ref_mode names none)
-    on_missing_ref: str = "refuse"  # "none": items that the law cannot serve train without reference, counted
-    remix: bool = False  # mixtures made anew each epoch, with invented environments
-    batch_size: int = 8
-    accumulate: int = 1  # batches a step
-    crop_frames: int | None = None  # STFT frames of a training crop (compact 128, NCSN++ 256)
-    max_steps: int = 5000
-    learning_rate: float | None = None  # compact 1.5e-3, NCSN++ 1e-4
-    warmup_steps: int = 100
-    cooldown_steps: int | None = None  # linear decay at the end; None: the last fifth
-    weight_decay: float | None = None  # compact 0.01, NCSN++ 0
-    clip_norm: float | None = None  # compact 1.0, NCSN++ none
-    ema_decay: float = 0.999
-    start_share: float | None = None  # share of items at the sampler's own start
-    lambda_ref: float = 0.0  # weight of the embedding consistency loss
-    lambda_env: float = 0.0  # weight of the loss that ties embeddings to environments
-    checkpoint_every: int = 500
-    validate_every: int = 500
-    loader_workers: int = 0
-    in_memory: bool = False  # every worker keeps what it decoded: for accelerators that outrun decoding
-    precision: str = "auto"  # "auto", "float32", "bf16"
-    device: str = "auto"
-    threads: int | None = None
-    tensorboard: bool = False  # scalars for TensorBoard beside the log
-    seed: int = 0
-    init_from: str | None = None  # weights to start from (a new EMA, step 0)
-    encoder_from: str | None = None  # a run whose encoder is taken over
-    freeze_encoder: bool = False
+    shards: tuple[str, ...] = option(
+        help="Folder of shards, or its address (https://, s3://); several times: one data set.",
+        unset="the only one", affects="place", repeated=True, main=True,
+    )  # fmt: skip
+    out: str = option(help="Run folder.", unset="runs/<data set>-<ref mode>", affects="place", main=True)
+    ref_mode: str = option(
+        "disjoint:0.5,env:0.2,none:0.3",
+        "References: none, oracle, disjoint, env, mismatch, or a mixture such as oracle:0.5,env:0.4,none:0.1.",
+        main=True,
+    )
+    preset: str | None = option(
+        None, "Size of the network.", choices=PRESETS, unset="that of --init-from, else nano", main=True
+    )
+    objective: str | None = option(
+        None, "What the network predicts.", choices=("score", "denoiser", "data"), unset="the preset's"
+    )
+    conditioning: str | None = option(
+        None, "How the reference enters.", choices=CONDITIONINGS, unset="the preset's",
+        affects="reference",
+    )  # fmt: skip
+    encoder: str = option("conv", "Noise encoder.", choices=ENCODERS, affects="reference")
+    ref_seconds: str = option(
+        "1.0", "Length of the clips, or a range such as 0.25:2.0 drawn per batch.", unit="s", affects="reference"
+    )
+    ref_dropout: float = option(
+        0.15, "Share of references replaced by the learned null, where --ref-mode names no none.",
+        at_least=0, at_most=1, affects="reference",
+    )  # fmt: skip
+    on_missing_ref: str = option(
+        "refuse", "none: items that the law cannot serve train without reference, counted.",
+        choices=("refuse", "none"), affects="reference",
+    )  # fmt: skip
+    remix: bool = option(False, "Make mixtures anew each epoch, with invented environments.", main=True)
+    batch_size: int = option(8, "Items a batch.", at_least=1, main=True)
+    accumulate: int = option(1, "Batches a step.", at_least=1)
+    crop_frames: int | None = option(None, "STFT frames of a training crop.", at_least=2, unset="128, of base 256")
+    max_steps: int = option(
+        5000, "Steps in all; a larger number later goes on.", at_least=1, affects="length", main=True
+    )
+    learning_rate: float | None = option(None, "Rate after the warm-up.", above=0, unset="1.5e-3, of base 1e-4")
+    warmup_steps: int = option(100, "Steps of linear warm-up.", at_least=0)
+    cooldown_steps: int | None = option(
+        None, "Steps of linear decay at the end.", at_least=0, unset="the last fifth", affects="length", flag="cooldown"
+    )
+    weight_decay: float | None = option(None, "Of AdamW.", at_least=0, at_most=1, unset="0.01, of base 0")
+    clip_norm: float | None = option(None, "Norm that gradients are clipped to.", above=0, unset="1, of base none")
+    ema_decay: float = option(0.999, "Of the moving average of weights.", at_least=0, at_most=1)
+    start_share: float | None = option(
+        None, "Share of items trained at the sampler's own start.", at_least=0, at_most=1, unset="the preset's"
+    )
+    lambda_ref: float = option(0.0, "Weight of the embedding consistency loss.", at_least=0, affects="reference")
+    lambda_env: float = option(
+        0.0, "Weight of the contrastive loss that ties a clip's embedding to its environment.",
+        at_least=0, affects="reference",
+    )  # fmt: skip
+    checkpoint_every: int = option(500, "Steps between states on disk.", at_least=1, affects="speed")
+    validate_every: int = option(500, "Steps between validations.", at_least=1, affects="speed")
+    loader_workers: int = option(0, "Processes that read ahead.", at_least=0, affects="speed")
+    in_memory: bool = option(False, "Keep decoded sound in memory, for fast accelerators.", affects="speed")
+    precision: str = option("auto", "Of the network's sums.", choices=("auto", "float32", "bf16"))
+    device: str = option("auto", "auto, cpu, cuda.", affects="speed")
+    threads: int | None = option(None, "Threads of torch.", at_least=1, unset="torch's choice", affects="speed")
+    tensorboard: bool = option(False, "Scalars for TensorBoard (extra: tensorboard).", affects="speed")
+    seed: int = option(0, "Of weights, stream, times and noise.", at_least=0, affects="seed", main=True)
+    init_from: str | None = option(None, "Model to start from: its weights, a new EMA, step 0.")
+    encoder_from: str | None = option(None, "Run or model whose encoder is taken over.", affects="reference")
+    freeze_encoder: bool = option(False, "Do not train the encoder.", affects="reference")
 
     def __post_init__(self) -> None:
-        at_least = {"batch_size": 1, "accumulate": 1, "crop_frames": 2, "max_steps": 1, "warmup_steps": 0,
-                    "cooldown_steps": 0, "checkpoint_every": 1, "validate_every": 1, "loader_workers": 0,
-                    "threads": 1, "seed": 0}  # fmt: skip
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} must be {least} or more, not {value}")
-        for name in ("learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{name} must be a number above 0, not {value}")
-        for name in ("ref_dropout", "ema_decay", "weight_decay", "start_share"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise UserError(f"{name} must lie in 0 to 1, not {value}")
-        for name in ("lambda_ref", "lambda_env"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        check(self)
         if self.lambda_env:
             law = parse_law(self.ref_mode)
             if law.modes != ("none",) and not {"oracle", "disjoint", "env"} & set(law.modes):
@@ -84,141 +100,8 @@ class TrainConfig:
             if self.freeze_encoder or self.batch_size < 2:
                 why = "freeze_encoder" if self.freeze_encoder else "batches of one item"
                 raise UserError(f"lambda_env trains the encoder by comparison: it has no effect with {why}")
-        choices = {"objective": ("score", "denoiser", "data"), "conditioning": ("additive", "film", "spectrum"),
-                   "encoder": ("conv", "stats"), "precision": ("auto", "float32", "bf16"),
-                   "on_missing_ref": ("refuse", "none")}  # fmt: skip
-        for name, known in choices.items():
-            value = getattr(self, name)
-            if value is not None and value not in known:
-                raise UserError(f"{name} '{value}' is unknown: {', '.join(known)}")
 
 
 def entry(record: dict[str, Any], name: str) -> Any:
     """An entry of a recorded configuration; of one that is older than the entry, what was done then: the default."""
     return record[name] if name in record else getattr(TrainConfig, name, None)
-
-
-def model_config(config: TrainConfig, sample_rate: int, given: ModelConfig | None) -> ModelConfig:
-    """The model that a run trains. `given`: that of `init_from`, which stands where no preset is named."""
-    if given is not None and config.preset is None:
-        base = dataclasses.replace(given, encoder=config.encoder)
-        if given.conditioning == "none":
-            base = dataclasses.replace(base, conditioning=preset(_family(given)).conditioning)
-    else:
-        base = preset(config.preset or "nano", encoder=config.encoder)
-    if base.sample_rate != sample_rate:
-        raise UserError(f"the model works at {base.sample_rate} Hz, the data are at {sample_rate} Hz")
-    changes: dict[str, Any] = {}
-    if config.conditioning is not None:
-        changes["conditioning"] = config.conditioning
-    if parse_law(config.ref_mode).modes == ("none",):
-        changes["conditioning"] = "none"
-    aim: dict[str, Any] = {}
-    if config.objective is not None:
-        aim["kind"] = config.objective
-    if config.start_share is not None:
-        aim["start_share"] = config.start_share
-    changes["objective"] = dataclasses.replace(base.objective, **aim)
-    compact = isinstance(base.network, CompactConfig)
-    if compact and config.objective == "denoiser":
-        raise UserError("the compact networks take objective data or score; denoiser belongs to base")
-    if config.objective is not None and config.objective != base.objective.kind:
-        if not compact:
-            changes["precondition"] = _published(base, config.objective)
-        changes["nfe"] = 1 if config.objective == "data" else 60
-    return dataclasses.replace(base, **changes)
-
-
-def _published(base: ModelConfig, objective: str) -> Preconditioning:
-    """The published wrapping of NCSN++ for another objective (Richter et al. 2024)."""
-    if base.precondition.form != "v2":
-        raise UserError("NCSN++ v1 predicts the score: its objective cannot be changed")
-    if objective == "data" and isinstance(base.process, OUVE):
-        raise UserError("NCSN++ with objective data belongs to the Schroedinger bridge: start from one, or take nano")
-    scaling = "1/sigma" if objective == "score" else "none"
-    return dataclasses.replace(base.precondition, predicts=objective, network_scaling=scaling)
-
-
-def resolved(config: TrainConfig, settings: ModelConfig) -> dict[str, Any]:
-    """The configuration as plain data with every choice that was left to the presets made."""
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}
-    chosen = dataclasses.asdict(optimisation(config, settings))
-    chosen["clip_norm"] = chosen["clip_norm"] if math.isfinite(chosen["clip_norm"]) else None
-    del chosen["betas"]
-    chosen |= {"preset": settings.preset, "objective": settings.objective.kind,
-               "start_share": settings.objective.start_share,
-               "conditioning": None if settings.conditioning == "none" else settings.conditioning}  # fmt: skip
-    if config.cooldown_steps is None:
-        chosen["cooldown_steps"] = config.max_steps // 5
-    return plain | chosen
-
-
-def _family(config: ModelConfig) -> str:
-    return "nano" if isinstance(config.network, CompactConfig) else "base"
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """What a network is optimised with where the run does not say."""
-
-    learning_rate: float
-    betas: tuple[float, float]
-    weight_decay: float
-    clip_norm: float  # inf: none
-    crop_frames: int
-
-
-def optimisation(config: TrainConfig, settings: ModelConfig) -> Optimisation:
-    """Compact: measured (COMPACT recipe); NCSN++: as published, Adam 1e-4 without decay or clipping on 256 frames."""
-    if isinstance(settings.network, CompactConfig):
-        base = Optimisation(1.5e-3, (0.9, 0.99), 0.01, 1.0, 128)
-    else:
-        base = Optimisation(1e-4, (0.9, 0.999), 0.0, math.inf, 256)
-    own = {name: getattr(config, name) for name in ("learning_rate", "weight_decay", "clip_norm", "crop_frames")}
-    return dataclasses.replace(base, **{name: value for name, value in own.items() if value is not None})
-
-
-def stream_config(config: TrainConfig, settings: ModelConfig) -> StreamConfig:
-    """What the stream is asked for. The crop gives exactly `crop_frames` STFT frames."""
-    low, _, high = config.ref_seconds.partition(":")
-    try:
-        ref_seconds = (float(low), float(high)) if high else float(low)
-    except ValueError:
-        text = f"--ref-seconds '{config.ref_seconds}' is neither a number nor a range such as 0.25:2.0"
-        raise UserError(text) from None
-    return StreamConfig(
-        batch_size=config.batch_size,
-        crop_frames=(optimisation(config, settings).crop_frames - 1) * settings.spectrogram.hop,
-        law=config.ref_mode,
-        ref_seconds=ref_seconds,
-        ref_dropout=config.ref_dropout,  # the stream drops none where the law itself names none
-        on_missing_ref=config.on_missing_ref,
-        seed=config.seed,
-        remix=config.remix,
-    )
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A run's configuration from TOML; unknown names are refused."""
-    import tomllib
-
-    try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError as e:
-        raise UserError(f"{path}: no such configuration file") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is not TOML ({e})") from e
-    if "cooldown" in values:
-        values["cooldown_steps"] = values.pop("cooldown")
-    if isinstance(values.get("shards"), str):
-        values["shards"] = [values["shards"]]
-    types = get_type_hints(TrainConfig)
-    for name, value in values.items():
-        if name not in types:
-            raise UserError(f"{path} has an unknown entry '{name}'")
-        allowed = [list] if name == "shards" else list(get_args(types[name]) or (types[name],))
-        if float in allowed:
-            allowed.append(int)
-        if type(value) not in allowed:
-            raise UserError(f"{path}: {name} = {value!r} should be of type {allowed[0].__name__}")
-    return values

@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,17 @@ import numpy as np
 
 from nrdata.environment import provenance
 from nrdata.errors import UserError
+from nrdata.options import affecting, to_toml
 from nrmodel import checkpoint
 from nrmodel.config import ModelConfig
-from nrmodel.training.config import entry
-
-# What may differ between the start of a run and its continuation: nothing of it changes what is learnt at a step.
-_FREE = (
-    "out",
-    "max_steps",
-    "cooldown_steps",
-    "checkpoint_every",
-    "validate_every",
-    "loader_workers",
-    "in_memory",
-    "tensorboard",
-    "threads",
-    "device",
-)
+from nrmodel.training.config import FIXED, TrainConfig, entry
 
 
 class RunFolder:
     """Context manager: holds the lock while a run writes. Of several processes one `writes`, the others only read."""
 
     def __init__(self, path: Path, config: dict[str, Any], dataset: Any, writes: bool = True):
-        """`config`: the resolved configuration as plain data."""
+        """`config`: the settled configuration as plain data."""
         self.path, self.config, self.fingerprint, self.writes = path, config, dataset.fingerprint, writes
         self.dataset = dataset
         self._told = 0.0
@@ -99,9 +85,10 @@ class RunFolder:
         return checkpoint.read_state(older) if older.exists() else None
 
     def _check(self, state: dict[str, Any]) -> None:
+        fixed = affecting(TrainConfig, *FIXED)
         for name, value in self.config.items():
             before = entry(state["config"], name)
-            if name not in _FREE and name != "shards" and before != value:
+            if name in fixed and before != value:
                 raise UserError(
                     f"{self.path} was trained with {name} = {before}, not {value}: take another --out, or the old value"
                 )
@@ -157,12 +144,12 @@ class RunFolder:
 
     # Writing ----------------------------------------------------------------------------------------------------
 
-    def save_weights(self, name: str, model: Any, settings: ModelConfig, step: int) -> None:
+    def save_weights(self, name: str, model: Any, model_config: ModelConfig, step: int) -> None:
         self._guard(
             lambda: checkpoint.save_model(
                 self.path / name,
                 model.state_dict(),
-                settings,
+                model_config,
                 step=str(step),
                 fingerprint=self.fingerprint,
                 training_data_sha256=self.training_data_sha256,
@@ -254,14 +241,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value
-
-
-def to_toml(values: dict[str, Any]) -> str:
-    """A flat dictionary as TOML; entries that are None are left out (they mean the default)."""
-    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items() if v is not None]
-    text = "\n".join(lines) + "\n"
-    tomllib.loads(text)
-    return text
 
 
 def _tensorboard(path: Path) -> Any:

@@ -19,7 +19,7 @@ Average = Callable[[Tensor], Tensor]
 
 
 def draw(
-    seed: int, step: int, size: int, frames: int, settings: ModelConfig, device: torch.device, rank: int = 0,
+    seed: int, step: int, size: int, frames: int, model_config: ModelConfig, device: torch.device, rank: int = 0,
     ranks: int = 1,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Times, shares and noise of rows rank::ranks of a global batch of `size` items of `frames` STFT frames.
@@ -28,7 +28,7 @@ def draw(
     """
     key = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
     generator = torch.Generator(device=device).manual_seed(key)
-    shape = (2, size, 1, settings.spectrogram.bins, frames)
+    shape = (2, size, 1, model_config.spectrogram.bins, frames)
     uniform = torch.rand(3, size, generator=generator, device=device)[:, rank::ranks]
     z = torch.randn(shape, generator=generator, device=device, dtype=torch.cfloat)[:, rank::ranks]
     return {"u": uniform[0], "start": uniform[1], "own": uniform[2], "z": z[0], "z_own": z[1]}
@@ -38,7 +38,7 @@ def batch_loss(
     model: Model,
     batch: Batch,
     draws: dict[str, Tensor],
-    settings: ModelConfig,
+    model_config: ModelConfig,
     own_share: float = 0.0,
     bf16: bool = False,
     z_r: Tensor | None = None,
@@ -51,12 +51,12 @@ def batch_loss(
     `average` takes the mean over ranks, so that several ranks' mean loss is the loss of the global batch; the auxiliary
     losses are means over each rank's own items.
     """
-    device, process, aim = model.device, settings.process, settings.objective
+    device, process, aim = model.device, model_config.process, model_config.objective
     noisy, clean = (torch.from_numpy(a).to(device) for a in (batch.noisy, batch.clean))
     samples = torch.from_numpy(batch.frames).to(device)
     level = model.level(noisy, samples).clamp(min=1e-5)[:, None]
     multiple = model.network.frame_multiple
-    y, x0 = (pad_frames(settings.spectrogram.forward(w / level), multiple, "zeros") for w in (noisy, clean))
+    y, x0 = (pad_frames(model_config.spectrogram.forward(w / level), multiple, "zeros") for w in (noisy, clean))
     z, z_own = (pad_frames(draws[name], multiple, "zeros") for name in ("z", "z_own"))
     ref_samples = torch.from_numpy(batch.ref_frames).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -74,8 +74,8 @@ def batch_loss(
         x_t = objective.state(origin, y, t, z, at_start, process)
         estimates = model.estimates(x_t, y, t, z_r)
         value, parts = objective.loss(
-            estimates, x0, y, x_t, t, objective=aim, precondition=settings.precondition, process=process,
-            spectrogram=settings.spectrogram, samples=samples, average=average,
+            estimates, x0, y, x_t, t, objective=aim, precondition=model_config.precondition, process=process,
+            spectrogram=model_config.spectrogram, samples=samples, average=average,
         )  # fmt: skip
         if lambda_ref and model.reference is not None and z_r is not None:
             heard = ref_samples > 0

@@ -24,29 +24,30 @@ from nrmodel import checkpoint
 from nrmodel.config import ModelConfig
 from nrmodel.model import Model, load
 from nrmodel.training import distributed
-from nrmodel.training.config import TrainConfig, model_config, optimisation, resolved, stream_config
+from nrmodel.training.config import TrainConfig
 from nrmodel.training.run_folder import RunFolder
+from nrmodel.training.settled import model_for, optimisation, settled, stream_config
 from nrmodel.training.step import batch_loss, draw
 from nrmodel.training.validation import Validation
 
-__all__ = ["Interrupted", "TrainConfig", "train"]
+__all__ = ["Stopped", "TrainConfig", "train"]
 
 
-class Interrupted(Exception):
+class Stopped(Exception):
     """A signal asked the run to stop; its state is written."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
 
-    def __reduce__(self):  # from a worker it comes pickled
-        return Interrupted, (self.signum,)
+    def __reduce__(self) -> tuple[Any, ...]:  # from a worker it comes pickled
+        return Stopped, (self.signum,)
 
 
 def train(config: TrainConfig, report: Any = None) -> Path:
     """Train, or go on with what is in the run folder; returns the folder.
 
-    Raises UserError for what the user can mend, Interrupted on SIGTERM and SIGINT after the state is written,
+    Raises UserError for what the user can mend, Stopped on SIGTERM and SIGINT after the state is written,
     loader.LoaderError where the data stopped coming.
     """
     if config.threads:
@@ -57,17 +58,17 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     begun = (out / "train-state.pt").exists() and (out / "model.safetensors").exists()
     given = load(config.init_from) if config.init_from and not begun else None
     known = checkpoint.read_model(out / "model.safetensors")[1] if begun and config.init_from else None
-    settings = model_config(config, dataset.sample_rate, given.config if given else known)
-    stream = Stream(dataset, "train", stream_config(config, settings))
+    model_config = model_for(config, dataset.sample_rate, given.config if given else known)
+    stream = Stream(dataset, "train", stream_config(config, model_config))
     device = _device(config.device)
     with (
         distributed.group(device) as (rank, ranks),
-        RunFolder(out, resolved(config, settings), dataset, writes=rank == 0) as folder,
+        RunFolder(out, settled(config, model_config), dataset, writes=rank == 0) as folder,
         _Signals() as signals,
     ):
         for shortfall in stream.shortfalls:
             folder.say(f"reference missing or uncertain: {shortfall}")
-        trainer = Trainer(config, settings, folder, stream, device, given, (rank, ranks))
+        trainer = Trainer(config, model_config, folder, stream, device, given, (rank, ranks))
         trainer.run(signals, report)
     return folder.path
 
@@ -75,20 +76,21 @@ def train(config: TrainConfig, report: Any = None) -> Path:
 def resolve(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain data, every choice that is left to the data and the presets made."""
     given = load(config.init_from).config if config.init_from else None
-    return resolved(config, model_config(config, nrdata.open(*config.shards).sample_rate, given))
+    return settled(config, model_for(config, nrdata.open(*config.shards).sample_rate, given))
 
 
 class Trainer:
     """Model, EMA, optimiser and position of one run."""
 
     def __init__(
-        self, config: TrainConfig, settings: ModelConfig, folder: RunFolder, stream: Stream, device: torch.device,
+        self, config: TrainConfig, model_config: ModelConfig, folder: RunFolder, stream: Stream, device: torch.device,
         given: Model | None, rank: tuple[int, int],
     ):  # fmt: skip
-        self.config, self.settings, self.folder, self.stream, self.device = config, settings, folder, stream, device
+        self.config, self.model_config = config, model_config
+        self.folder, self.stream, self.device = folder, stream, device
         self.rank, self.ranks = rank
-        self.optimisation = optimisation(config, settings)
-        self.model = Model(settings, seed=config.seed).to(device)
+        self.optimisation = optimisation(config, model_config)
+        self.model = Model(model_config, seed=config.seed).to(device)
         state = folder.resume()
         if state is None:
             if given is not None:
@@ -108,8 +110,10 @@ class Trainer:
         self.step, self.position, self.ema_updates, self.bad_in_a_row = 0, (0, 0), 0, 0
         self.own_from: int | None = None  # the step from which on own estimates are trained on
         self.best: dict[str, float] = {}
-        self.precision = _precision(config.precision, device, self.model, settings)
-        self.validation = Validation(stream.dataset, stream.config, settings, config.seed) if folder.writes else None
+        self.precision = _precision(config.precision, device, self.model, model_config)
+        self.validation = (
+            Validation(stream.dataset, stream.config, model_config, config.seed) if folder.writes else None
+        )
         if state is not None:
             self._restore(state)
         folder.say(
@@ -142,7 +146,7 @@ class Trainer:
             if validating or self.step % config.checkpoint_every == 0 or stopping:
                 self._save()
             if stopping:
-                raise Interrupted(stopping)
+                raise Stopped(stopping)
             if report is not None:
                 report(self)
         folder.finish(self.step, **self._machine())
@@ -151,7 +155,7 @@ class Trainer:
 
     def _step(self, batches: Any) -> dict[str, float] | None:
         """One update; its loss and parts, or None where the batch was not finite and changed nothing."""
-        config, settings = self.config, self.settings
+        config, model_config = self.config, self.model_config
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
@@ -164,13 +168,14 @@ class Trainer:
             keys += batch.key
             missing += batch.missing
             number = self.step * config.accumulate + part
-            frames = settings.spectrogram.frames(batch.noisy.shape[1])
-            draws = draw(config.seed, number, config.batch_size, frames, settings, self.device, self.rank, self.ranks)
+            frames = model_config.spectrogram.frames(batch.noisy.shape[1])
+            rows = config.seed, number, config.batch_size, frames
+            draws = draw(*rows, model_config, self.device, self.rank, self.ranks)
             value, parts = batch_loss(
-                self.model, batch, draws, settings, self._own_share(), self.precision == "bf16",
+                self.model, batch, draws, model_config, self._own_share(), self.precision == "bf16",
                 lambda_ref=config.lambda_ref, lambda_env=config.lambda_env, average=distributed.average,
             )  # fmt: skip
-            (value / config.accumulate).backward()
+            torch.autograd.backward(value / config.accumulate)
             for name, part_value in {"loss": value, **parts}.items():
                 totals[name] = totals.get(name, 0.0) + part_value.detach() / config.accumulate
         self.position = self.stream.next(*position)
@@ -191,7 +196,7 @@ class Trainer:
         return told
 
     def _own_share(self) -> float:
-        aim = self.settings.objective
+        aim = self.model_config.objective
         if self.own_from is None and self.step >= aim.own_after * self.config.max_steps:
             self.own_from = self.step  # a budget that grows later does not take it back
         return 0.0 if self.own_from is None else aim.own_share
@@ -206,10 +211,9 @@ class Trainer:
 
     def _rate(self, step: int) -> float:
         """Constant after a warm-up, linear to zero over the last part."""
-        config = self.config
-        cooldown = config.max_steps // 5 if config.cooldown_steps is None else config.cooldown_steps
-        rate = self.optimisation.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        left = config.max_steps - step
+        cooldown = self.optimisation.cooldown_steps
+        rate = self.optimisation.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        left = self.config.max_steps - step
         return rate * min(1.0, left / cooldown) if cooldown else rate
 
     def _update_ema(self) -> None:
@@ -229,10 +233,10 @@ class Trainer:
         self.folder.say(self.validation.line(self.step, result))
         if result["score"] is not None and result["score"] > self.best.get("score", -math.inf):
             self.best = {"step": self.step, "score": result["score"]}
-            self.folder.save_weights("best.safetensors", self.ema, self.settings, self.step)
+            self.folder.save_weights("best.safetensors", self.ema, self.model_config, self.step)
 
     def _save(self) -> None:
-        self.folder.save_weights("model.safetensors", self.ema, self.settings, self.step)
+        self.folder.save_weights("model.safetensors", self.ema, self.model_config, self.step)
         self.folder.save_state(
             {
                 "step": self.step,
@@ -303,7 +307,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _precision(asked: str, device: torch.device, model: Model, settings: ModelConfig) -> str:
+def _precision(asked: str, device: torch.device, model: Model, model_config: ModelConfig) -> str:
     """bf16 autocast where the hardware has it and a short timing does not object, else float32."""
     if asked != "auto":
         return asked
@@ -311,7 +315,7 @@ def _precision(asked: str, device: torch.device, model: Model, settings: ModelCo
         return "bf16" if torch.cuda.is_bf16_supported() else "float32"
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "float32"
-    shape = (2, 1, settings.spectrogram.bins, 64)
+    shape = (2, 1, model_config.spectrogram.bins, 64)
     y = torch.ones(shape, dtype=torch.cfloat) * 0.01
     t = torch.full((2,), 0.5)
     seconds = {}
@@ -320,7 +324,7 @@ def _precision(asked: str, device: torch.device, model: Model, settings: ModelCo
         for _ in range(3):
             begun = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
-                model.denoised(y, y, t, model.null(2)).abs().sum().backward()
+                torch.autograd.backward(model.denoised(y, y, t, model.null(2)).abs().sum())
             times.append(time.perf_counter() - begun)
         seconds[name] = min(times)
     model.zero_grad(set_to_none=True)

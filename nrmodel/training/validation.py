@@ -18,8 +18,8 @@ FILES = 20
 
 
 class Validation:
-    def __init__(self, dataset: Any, stream: StreamConfig, settings: ModelConfig, seed: int):
-        self.dataset, self.settings, self.seed = dataset, settings, seed
+    def __init__(self, dataset: Any, stream: StreamConfig, model_config: ModelConfig, seed: int):
+        self.dataset, self.model_config, self.seed = dataset, model_config, seed
         self.split = "valid" if "valid" in dataset.splits else None
         self.law = parse_law(stream.law)
         self.dropout = 0.0 if "none" in self.law.modes else stream.ref_dropout
@@ -67,16 +67,16 @@ class Validation:
         return _estoi(triplet.clean, estimate, triplet.sample_rate)
 
     def _losses(self, model: Any) -> dict[str, float]:
-        size, frames = len(self.batch.key), self.settings.spectrogram.frames(self.batch.noisy.shape[1])
-        draws = draw(self.seed, 0, size, frames, self.settings, model.device)
+        size, frames = len(self.batch.key), self.model_config.spectrogram.frames(self.batch.noisy.shape[1])
+        draws = draw(self.seed, 0, size, frames, self.model_config, model.device)
         with torch.no_grad():
             if model.reference is None:
-                return {"none": float(batch_loss(model, self.batch, draws, self.settings)[0])}
+                return {"none": float(batch_loss(model, self.batch, draws, self.model_config)[0])}
             ref = torch.from_numpy(self.batch.ref).to(model.device)
             z_r = model.embed_batch(ref, torch.from_numpy(self.batch.ref_frames).to(model.device))
             choices = {"right": z_r, "wrong": z_r.roll(len(z_r) // 2 or 1, 0), "none": model.null(len(z_r))}
             return {
-                name: float(batch_loss(model, self.batch, draws, self.settings, z_r=z)[0])
+                name: float(batch_loss(model, self.batch, draws, self.model_config, z_r=z)[0])
                 for name, z in choices.items()
             }
 
