@@ -55,12 +55,12 @@ def test_rows_of_three_tables_train_and_enhance(tiny_dataset, tmp_path, capsys, 
     monkeypatch.chdir(tmp_path)
     chosen = "--preset pico --conditioning toy --encoder tilt --ref-mode disjoint --ref-dropout 0"
     short = (
-        "--max-steps 2 --batch-size 4 --crop-frames 32 --warmup-steps 0 --threads 1 --device cpu --learning-rate 0.1"
+        "--max-steps 4 --batch-size 4 --crop-frames 32 --warmup-steps 0 --threads 1 --device cpu --learning-rate 0.1"
     )
     assert run(["train", "--shards", str(tiny_dataset), "--out", "run", *chosen.split(), *short.split()]) == 0
     model = nrmodel.load("run")
     assert isinstance(model.reference.encoder, Tilt)
-    assert model.network.embed[2].weight.abs().max() > 0  # it has learned
+    assert model.network.embed[2].weight.abs().max() > 0  # learned, once the layers of zeros behind it had
     assert model.network.row_map is None and not any("film" in name for name, _ in model.named_parameters())
 
     sf.write("talk.wav", speech(0.5) + noise(0.5, 1), 16000)
@@ -70,8 +70,7 @@ def test_rows_of_three_tables_train_and_enhance(tiny_dataset, tmp_path, capsys, 
         assert run(["enhance", "talk.wav", "--checkpoint", "run", "--json", "--out", out, *ref]) == 0
         told = json.loads(capsys.readouterr().out)["files"][0]
         assert told["reference"] == ("room.wav, 1.00 s" if ref else "none")
-    z_r = model.embed(noise(1.0, 1), 16000)
-    assert z_r.shape == (1, 8) and not torch.equal(z_r, model.null(1))
+    assert not np.array_equal(*(sf.read(f"{out}/talk.wav")[0] for out in ("with", "without")))
 
 
 @pytest.mark.usefixtures("rows")
