@@ -23,6 +23,7 @@ import torch
 from literal import literal
 from torch import Tensor, nn
 
+from nrmodel.network.conditioning import conditioning as way
 from nrmodel.network.ncsnpp import NCSNpp, NCSNppConfig
 
 SMALL = NCSNppConfig(nf=32, ch_mult=(1, 1, 2, 2), num_res_blocks=1)  # on a CPU; only the middle has attention
@@ -94,10 +95,10 @@ def table(title: str, times: Times, device: torch.device) -> None:
         print(f"  {name:42s}{'   '.join(columns)}", flush=True)
 
 
-def drawn(config: NCSNppConfig, device: torch.device, conditioning: str | None = None) -> NCSNpp:
+def drawn(config: NCSNppConfig, device: torch.device, conditioning: str = "none") -> NCSNpp:
     """Random weights of a size at which numbers stay normal (most layers start near zero, where times differ)."""
     torch.manual_seed(0)
-    network = NCSNpp(config, Z_DIM if conditioning else 0, conditioning)
+    network = NCSNpp(config, Z_DIM, way(conditioning))
     with torch.no_grad():
         for p in network.parameters():
             if p.dim() > 1:

@@ -10,7 +10,7 @@ import click
 @click.option("--out", required=True, type=click.Path(), help="Folder for model.safetensors.")
 @click.option("--sample-rate", type=int, help="In Hz, where the checkpoint does not say it.")
 @click.option("--force", is_flag=True, help="Overwrite a model that is already there.")
-def command(checkpoint, out, sample_rate, force):
+def command(checkpoint: str, out: str, sample_rate: int | None, force: bool) -> int:
     """Read an SGMSE+ checkpoint (.ckpt of the reference project) and write it as a model of nr.
 
     Example: nr convert train_vb_29nqe0uh_epoch=115.ckpt --out runs/sgmse

@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(as_json):
+def command(as_json: bool) -> int:
     """Print what loads on this machine, what does not, and what to do; exit 1 if something required is missing.
 
     Example: nr doctor

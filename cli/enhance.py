@@ -20,7 +20,19 @@ import click
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Run folder or .safetensors. Default: the shipped.")
 @click.option("--force", is_flag=True, help="Overwrite what is there.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(noisy, pairs, ref, ref_span, out, residual, nfe, seed, checkpoint, force, as_json):
+def command(
+    noisy: tuple[Path, ...],
+    pairs: Path | None,
+    ref: Path | None,
+    ref_span: str | None,
+    out: Path | None,
+    residual: bool,
+    nfe: int | None,
+    seed: int,
+    checkpoint: Path | None,
+    force: bool,
+    as_json: bool,
+) -> int:
     """Remove noise from files of any rate, length and channel count; each is written to OUT/<stem>.wav.
 
     Example: nr enhance talk.wav --ref room.wav --out clean

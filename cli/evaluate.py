@@ -73,7 +73,7 @@ def command(
         model.published_sampler = request.sampler == "published"
         system = model.digest[:8]
         click.echo(f"model: {printable(taken)} ({system})", err=True)
-        if model.null(1) is None and request.modes != ("none",):
+        if not model.takes_reference and request.modes != ("none",):
             click.echo("model: trained without references, so evaluated with none", err=True)
     out = out or Path("out") / f"evaluate-{system}-{data}"
     click.echo(f"out: {printable(str(out))}", err=True)

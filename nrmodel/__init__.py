@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from nrmodel.model import Model
 
 
-def load(path: str | Path) -> Model:
-    """Load a model (see `nrmodel.model.load`)."""
+def load(path: str | Path | None = None) -> Model:
+    """A model (see `nrmodel.model.load`); without a path the one that ships with the package."""
+    from nrmodel.defaults import default_checkpoint
     from nrmodel.model import load as load_model
 
-    return load_model(path)
+    return load_model(default_checkpoint()[0] if path is None else path)

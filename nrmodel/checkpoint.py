@@ -118,7 +118,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty", kind="empty")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise UserError(f"{path} is not a plain checkpoint: it is not opened", kind="hostile") from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from nrdata.errors import UserError
+from nrdata.errors import UserError, check_known
 from nrmodel.diffusion.objective import Objective, Preconditioning
 from nrmodel.diffusion.process import OUVE, SBVE
 from nrmodel.diffusion.spectrogram import Spectrogram
@@ -26,8 +26,8 @@ class ModelConfig:
     network: CompactConfig | NCSNppConfig = field(default_factory=CompactConfig)
     precondition: Preconditioning = field(default_factory=Preconditioning)
     objective: Objective = field(default_factory=Objective)
-    conditioning: str = "spectrum"  # "none", "additive", "film", "spectrum" (compact: additive and the clip's spectrum)
-    encoder: str = "conv"  # "conv", "stats"
+    conditioning: str = "spectrum"  # of CONDITIONINGS (nrmodel.network.conditioning)
+    encoder: str = "conv"  # of ENCODERS (nrmodel.network.encoders)
     z_dim: int = 64
     level: str = "loudness"  # what a wave is divided by: "loudness" (a robust RMS) or "max" (its largest sample)
     pad: str = "zeros"  # how frames are filled up to the network's multiple: "zeros", "reflection"
@@ -36,8 +36,7 @@ class ModelConfig:
 
 def preset(name: str, **changes: Any) -> ModelConfig:
     """The configuration of a preset, with some fields changed."""
-    if name not in PRESETS:
-        raise UserError(f"preset '{name}' is unknown: {', '.join(PRESETS)}")
+    check_known("preset", name, PRESETS)
     return dataclasses.replace(from_dict(PRESETS[name]), preset=name, **changes)
 
 

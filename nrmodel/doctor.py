@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -63,11 +64,17 @@ def _package(name: str, module: str, install: str, required: bool) -> Finding:
             remedy = "install the torchaudio built for this torch; until then only --encoder stats fails"
         reason = " ".join(str(e).split()) or type(e).__name__
         return Finding(name, "broken", version, reason, remedy, required)
-    details = {"torch": _torch, "soundfile": lambda m: f"libsndfile {m.__libsndfile_version__}"}
-    return Finding(name, "ok", version, details[name](loaded) if name in details else "", "", required)
+    detail = _DETAILS[name](loaded) if name in _DETAILS else ""
+    return Finding(name, "ok", version, detail, "", required)
 
 
 def _torch(torch: Any) -> str:
     bf16 = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no bf16"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device"
     return f"{torch.get_num_threads()} threads, CPU {bf16}, {gpu}"
+
+
+_DETAILS: dict[str, Callable[[Any], str]] = {
+    "torch": _torch,
+    "soundfile": lambda soundfile: f"libsndfile {soundfile.__libsndfile_version__}",
+}

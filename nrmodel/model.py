@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nrdata import audio
 from nrdata.errors import UserError
 from nrmodel import checkpoint
 from nrmodel.config import ModelConfig
-from nrmodel.network.compact import CompactConfig, CompactNetwork
-from nrmodel.network.ncsnpp import NCSNpp
+from nrmodel.diffusion.choice import choose
+from nrmodel.diffusion.sampler import Noise, Sample
+from nrmodel.enhancement.enhance import enhance_array
+from nrmodel.network.conditioning import conditioning
 from nrmodel.network.reference import Reference
 
 LEVEL = 0.1  # the loudness that a wave is brought to
@@ -36,20 +38,16 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.spectrogram, self.process, self.sample_rate = config.spectrogram, config.process, config.sample_rate
-        conditioned = config.conditioning != "none"
-        if config.conditioning not in ("none", "additive", "film", "spectrum"):
-            raise UserError(f"conditioning '{config.conditioning}' is unknown: none, additive, film or spectrum")
+        way = conditioning(config.conditioning)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.network = _network(config)
+            self.network = config.network.build(config.z_dim if way.takes_reference else 0, way)
             torch.manual_seed(seed + 1)
-            with_spectrum = config.conditioning == "spectrum"
             self.reference = (
-                Reference(config.encoder, config.z_dim, with_spectrum, config.sample_rate, config.spectrogram)
-                if conditioned
+                Reference(config.encoder, config.z_dim, way.with_spectrum, config.sample_rate, config.spectrogram)
+                if way.takes_reference
                 else None
             )
-        self.published_sampler = False  # True: predictor and corrector at any budget, in place of what suits it
         self.digest = ""
         self.training_data: dict[str, Any] | None = None
 
@@ -78,19 +76,23 @@ class Model(nn.Module):
 
     # References -------------------------------------------------------------------------------------------------
 
-    def null(self, batch: int = 1) -> Tensor | None:
-        """z_r of the null reference `(batch, D)`; None where the model has no conditioning."""
-        return None if self.reference is None else self.reference.null(batch)
+    @property
+    def takes_reference(self) -> bool:
+        """Whether the model has a conditioning at all; if not, every z_r is `(B, 0)`."""
+        return self.reference is not None
 
-    def embed_batch(self, ref: Tensor, samples: Tensor) -> Tensor | None:
+    def null(self, batch: int = 1) -> Tensor:
+        """z_r of the null reference `(batch, D)`."""
+        return torch.zeros(batch, 0, device=self.device) if self.reference is None else self.reference.null(batch)
+
+    def embed_batch(self, ref: Tensor, samples: Tensor) -> Tensor:
         """z_r of clips `(B, R)` at the model's rate, `samples (B,)` of them valid, 0 for null."""
-        return None if self.reference is None else self.reference(ref, samples)
+        z_r: Tensor = self.null(len(ref)) if self.reference is None else self.reference(ref, samples)
+        return z_r
 
     @torch.inference_mode()
-    def embed(self, ref: np.ndarray, sample_rate: int) -> Tensor | None:
-        """z_r `(1, D)` of one clip `(samples,)` or `(samples, channels)` at any rate."""
-        from nrdata import audio
-
+    def embed(self, ref: np.ndarray, sample_rate: int) -> Tensor:
+        """z_r `(1, D)` of one clip `(samples,)` or `(samples, channels)` at any rate, taken as it is."""
         ref = audio.resample(audio.to_mono(np.asarray(ref, np.float32)), sample_rate, self.sample_rate)
         clip = torch.from_numpy(np.ascontiguousarray(ref, np.float32))[None].to(self.device)
         return self.embed_batch(clip, torch.tensor([clip.shape[1]], device=self.device))
@@ -99,36 +101,34 @@ class Model(nn.Module):
 
     def level(self, wave: Tensor, samples: Tensor | None = None) -> Tensor:
         """What waves `(B, S)` are divided by, `(B,)`; `samples (B,)` of them valid. 0 where a wave is silent."""
-        if self.config.level == "max":
+        if self.level_is_peak:
             peak = wave.abs().amax(-1)
             return torch.where(peak < _SILENCE, 0.0, peak)
         return loudness(wave, samples) / LEVEL
 
     @property
+    def level_is_peak(self) -> bool:
+        return self.config.level == "max"
+
+    @property
     def nfe(self) -> int:
         return self.config.nfe
 
-    def sampler(self, nfe: int | None = None) -> tuple[str, Callable[..., Tensor]]:
-        """(name, sampler) for a number of calls."""
-        from nrmodel.diffusion import sampler
-
-        choose = sampler.published if self.published_sampler else sampler.for_budget
-        return choose(nfe or self.nfe, self)
+    def sampler(self, nfe: int | None = None, sampler: str = "budget") -> tuple[str, Sample]:
+        """(name, sampler) for a number of calls; `sampler` as in `nrmodel.diffusion.choice`."""
+        return choose(sampler, nfe or self.nfe, self.config)
 
     @torch.inference_mode()
     def enhance_window(
-        self, noisy: Tensor, z_r: Tensor | None, nfe: int | None, noise: Callable[[torch.Size], Tensor]
+        self, noisy: Tensor, z_r: Tensor, nfe: int | None, noise: Noise, sampler: str = "budget"
     ) -> Tensor:
-        """Waves `(B, S)` at the model's rate, divided by their level -> `(B, S)`."""
+        """Waves `(B, S)` at the model's rate, divided by their level, and z_r `(1 or B, D)` -> `(B, S)`."""
         y = self.spectrogram.forward(noisy)
         frames = y.shape[-1]
-        multiple: Any = getattr(self.network, "enhancement_multiple", self.network.frame_multiple)
-        y = pad_frames(y, multiple, self.config.pad)
-        if z_r is not None:
-            z_r = z_r.expand(len(y), -1)
-        _, sample = self.sampler(nfe)
-        estimate = sample(self, y, z_r, noise)
-        if not isinstance(self.network, NCSNpp):  # as published, NCSN++ keeps the frames that were filled up
+        y = pad_frames(y, self.network.enhancement_multiple, self.config.pad)
+        _, sample = self.sampler(nfe, sampler)
+        estimate = sample(self, y, z_r.expand(len(y), -1), noise)
+        if not self.network.keeps_filled_frames:
             estimate = estimate[..., :frames]
         return self.spectrogram.inverse(estimate, noisy.shape[-1])
 
@@ -140,21 +140,10 @@ class Model(nn.Module):
         ref_sample_rate: int | None = None,
         nfe: int | None = None,
         seed: int = 0,
+        sampler: str = "budget",
     ) -> np.ndarray:
         """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`."""
-        from nrmodel.enhancement.enhance import enhance_array
-
-        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
-
-
-def _network(config: ModelConfig) -> nn.Module:
-    conditioning = {"none": None, "spectrum": "additive"}.get(config.conditioning, config.conditioning)
-    z_dim = config.z_dim if conditioning else 0
-    if isinstance(config.network, CompactConfig):
-        return CompactNetwork(config.network, z_dim, conditioning, config.conditioning == "spectrum")
-    if config.conditioning == "spectrum":
-        raise UserError("NCSN++ takes --conditioning additive or film; spectrum belongs to the compact networks")
-    return NCSNpp(config.network, z_dim=z_dim, conditioning=conditioning)
+        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler)
 
 
 def loudness(wave: Tensor, samples: Tensor | None = None) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 
 from nrmodel import checkpoint
 from nrmodel.config import preset
+from nrmodel.diffusion.spectrogram import Spectrogram
 from nrmodel.model import Model, loudness
 from nrmodel.network.compact import CompactConfig
 
@@ -20,8 +20,8 @@ class Local:
 
     def __init__(self, sample_rate: int = 16000, taps: tuple[float, ...] = (1.0,), noise_gain: float = 0.0):
         self.sample_rate, self.taps, self.noise_gain = sample_rate, taps, noise_gain
-        self.spectrogram = SimpleNamespace(hop=128)
-        self.device, self.config = torch.device("cpu"), SimpleNamespace(level="loudness")
+        self.spectrogram, self.device = Spectrogram(), torch.device("cpu")
+        self.takes_reference, self.level_is_peak = True, False
         self.digest, self.nfe = "0" * 64, 1
         self.windows: list[torch.Tensor] = []
         self.conditions: list[torch.Tensor] = []
@@ -36,7 +36,7 @@ class Local:
         assert sample_rate == self.sample_rate
         return torch.tensor([[float(np.sqrt(np.mean(ref**2)))]])
 
-    def enhance_window(self, noisy, z_r, nfe, noise):
+    def enhance_window(self, noisy, z_r, nfe, noise, sampler="budget"):
         self.windows.append(noisy)
         self.conditions.append(z_r)
         out = torch.zeros_like(noisy)

@@ -40,7 +40,7 @@ def test_res_block(resample, channels, out, channels_last):
 
 def test_film_scales_and_shifts_after_the_second_norm():
     block, _ = filled(blocks.ResBlock(8, 8, 6))
-    block.add_film(5)
+    block.add_film(blocks.zero, 5)
     block, weights = filled(block)
     x, embedding, z_r = maps(2, 8, 4, 4), maps(2, 6), maps(2, 5)
     got = block(x, torch.nn.functional.silu(embedding), z_r).detach().numpy()
@@ -64,7 +64,7 @@ def test_film_starts_as_the_identity_and_draws_nothing():
     x, time, z_r = maps(1, 8, 4, 4), maps(1, 6), maps(1, 5).float()
     before = block(x, time)
     state = torch.get_rng_state()
-    block.add_film(5)
+    block.add_film(blocks.zero, 5)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(block.double()(x, time, z_r.double()), before)
 

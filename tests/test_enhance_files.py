@@ -16,7 +16,7 @@ from helpers import noise, speech
 from stand_ins import tiny_checkpoint
 
 from cli.main import run
-from nrmodel.enhancement import enhance
+from nrmodel.enhancement import clip
 from nrmodel.enhancement import files as enhance_files
 
 RATE = 16000
@@ -410,7 +410,7 @@ def test_a_span_is_that_stretch_of_the_file(nr):
 
 
 def test_of_a_long_span_the_beginning_is_read(nr, monkeypatch):
-    monkeypatch.setattr(enhance, "MAX_REF_SECONDS", 1.0)
+    monkeypatch.setattr(clip, "MAX_REF_SECONDS", 1.0)
     sf.write("a.wav", mixture(2.0), RATE, "FLOAT")
     code, out, _ = nr("a.wav", "--ref-span", "0.25-2", "--out", "o")
     assert code == 0 and "0.25-1.25 s of the file itself" in out

@@ -12,6 +12,7 @@ import torch
 
 from nrdata.errors import UserError
 from nrmodel.network.blocks import ResBlock
+from nrmodel.network.conditioning import CONDITIONINGS
 from nrmodel.network.ncsnpp import NCSNpp, NCSNppConfig
 
 GOLDEN = Path(__file__).parent / "golden" / "ncsnpp.npz"
@@ -94,7 +95,7 @@ def test_memory_formats_are_all_one(monkeypatch, capability):
 
 @pytest.mark.parametrize("conditioning", ["additive", "film"])
 def test_the_conditioned_network_is_the_literal_one(conditioning):
-    network = NCSNpp(SMALL, 5, conditioning)
+    network = NCSNpp(SMALL, 5, CONDITIONINGS[conditioning])
     drawn(network)
     network.double()
     weights = {k: v.numpy() for k, v in network.state_dict().items()}
@@ -113,7 +114,7 @@ def test_conditioning_starts_as_the_identity(conditioning):
     torch.manual_seed(7)
     plain = NCSNpp(SMALL)
     torch.manual_seed(7)
-    conditioned = NCSNpp(SMALL, 16, conditioning)
+    conditioned = NCSNpp(SMALL, 16, CONDITIONINGS[conditioning])
     for name, value in plain.state_dict().items():
         assert torch.equal(value, conditioned.state_dict()[name]), name
     drawn(plain)
@@ -130,7 +131,7 @@ def test_conditioning_starts_as_the_identity(conditioning):
 @pytest.mark.parametrize("conditioning", ["additive", "film"])
 def test_conditioning_learns_from_the_first_step(conditioning):
     network = drawn(NCSNpp(SMALL))
-    conditioned = NCSNpp(SMALL, 16, conditioning)
+    conditioned = NCSNpp(SMALL, 16, CONDITIONINGS[conditioning])
     conditioned.load_state_dict(network.state_dict(), strict=False)
     state, cond = spectrograms()
     z_r = torch.randn(2, 16, generator=torch.Generator().manual_seed(3))
@@ -142,7 +143,7 @@ def test_conditioning_learns_from_the_first_step(conditioning):
 
 
 def test_a_batch_equals_its_items():
-    network = drawn(NCSNpp(SMALL, 5, "film"))
+    network = drawn(NCSNpp(SMALL, 5, CONDITIONINGS["film"]))
     state, cond = spectrograms(batch=3)
     t, z_r = torch.tensor([0.1, 0.5, 1.0]), torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nrdata.errors import UserError
 from nrmodel.diffusion import bridge, sampler
+from nrmodel.diffusion.choice import SAMPLERS, choose
 from nrmodel.diffusion.process import OUVE, SBVE
 
 Y = torch.full((1, 1, 2, 3), 0.4 - 0.2j, dtype=torch.complex128)
@@ -26,7 +27,8 @@ class Gaussian:
     def __init__(self, m: complex = 0.7 + 0.1j, v: float = 0.09, kind: str = "score", process=None, form="v2"):
         self.m, self.v, self.calls = m, v, 0
         self.process = process or OUVE()
-        self.config = SimpleNamespace(objective=SimpleNamespace(kind=kind), precondition=SimpleNamespace(form=form))
+        kinds = {"objective": SimpleNamespace(kind=kind), "precondition": SimpleNamespace(form=form)}
+        self.config = SimpleNamespace(process=self.process, **kinds)
 
     def moments(self, y, t):
         a = torch.exp(-self.process.theta * t).reshape(-1, 1, 1, 1)
@@ -192,14 +194,14 @@ def test_network_calls_are_what_the_samplers_state():
 @pytest.mark.parametrize("nfe", [1, 2, 3, 5, 9, 10, 25, 30, 60])
 def test_a_budget_is_used_and_not_exceeded(kind, nfe, form):
     model = Gaussian(kind=kind, form=form)
-    name, sample = sampler.for_budget(nfe, model)
+    name, sample = choose("budget", nfe, model.config)
     out = sample(model, Y, None, complex_noise(0))
     assert out.shape == Y.shape and name
     assert model.calls == nfe
 
 
 def test_the_published_sampler_belongs_to_the_published_network():
-    names = {(form, n): sampler.for_budget(n, Gaussian(form=form))[0] for form in ("v1", "compact") for n in (20, 40)}
+    names = {(f, n): choose("budget", n, Gaussian(form=f).config)[0] for f in ("v1", "compact") for n in (20, 40)}
     assert names == {
         ("v1", 20): "predictor",
         ("v1", 40): "predictor-corrector",
@@ -215,7 +217,7 @@ def test_no_budget_is_further_from_the_mean_than_a_smaller_one(kind):
     errors = []
     for nfe in (10, 30, 60):
         model = Gaussian(kind=kind, form="compact")
-        out = sampler.for_budget(nfe, model)[1](model, y, None, complex_noise(nfe))
+        out = choose("budget", nfe, model.config)[1](model, y, None, complex_noise(nfe))
         errors.append((out - out.mean()).abs().square().mean().item())
     assert all(b < a for a, b in pairwise(errors))
 
@@ -223,19 +225,47 @@ def test_no_budget_is_further_from_the_mean_than_a_smaller_one(kind):
 def test_the_published_sampler_on_demand_is_the_published_one():
     """Whatever the network was trained for: predictor and corrector, half of the calls each."""
     model = Gaussian(kind="data", form="compact")
-    name, sample = sampler.published(8, model)
+    name, sample = choose("published", 8, model.config)
     out = sample(model, Y, None, complex_noise(0))
     assert name == "predictor-corrector" and model.calls == 8
     assert torch.equal(out, sampler.predictor_corrector(model, Y, None, complex_noise(0), steps=4))
-    with pytest.raises(UserError, match="need two calls"):
-        sampler.published(1, model)
+    with pytest.raises(UserError, match="needs 2 calls"):
+        choose("published", 1, model.config)
     with pytest.raises(UserError, match="bridge"):
-        sampler.published(8, BridgeData())
+        choose("published", 8, BridgeData().config)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("nfe", [1, 2, 3, 8, 12])
+def test_a_row_of_the_table_keeps_its_budget_and_tells_its_steps(name, nfe):
+    """The calls that it states; every step told in order, time falling from 1 to 0, the last estimate the result."""
+    row = SAMPLERS[name]
+    model = BridgeData() if row.process is SBVE else Gaussian()
+    if not row.calls(nfe):
+        with pytest.raises(UserError, match=f"{name} needs"):
+            choose(name, nfe, model.config)
+        return
+    told = []
+    out = choose(name, nfe, model.config)[1](
+        model, Y, None, complex_noise(0), callback=lambda step, time, estimate: told.append((step, time, estimate))
+    )
+    assert model.calls == row.calls(nfe) <= nfe
+    steps, times, estimates = zip(*told, strict=True)
+    assert steps == tuple(range(len(told))) and times[0] <= 1 and times[-1] >= 0
+    assert all(a >= b for a, b in pairwise(times))
+    assert all(estimate.shape == Y.shape for estimate in estimates) and torch.equal(estimates[-1], out)
+
+
+def test_a_sampler_of_another_process_or_of_no_name_is_refused():
+    with pytest.raises(UserError, match="trained on no bridge.*choose from one-call"):
+        choose("bridge-ode", 5, Gaussian().config)
+    with pytest.raises(UserError, match="'fast' is unknown: choose from budget, published, one-call"):
+        choose("fast", 5, Gaussian().config)
 
 
 def test_a_budget_below_one_is_refused():
     with pytest.raises(UserError, match="at least one"):
-        sampler.for_budget(0, Gaussian())
+        choose("budget", 0, Gaussian().config)
 
 
 def test_levels_that_do_not_fall_are_refused():
@@ -259,7 +289,7 @@ def test_all_noise_comes_from_the_caller():
     state = torch.get_rng_state()
     for kind in ("score", "data"):
         for nfe in (1, 5, 60):
-            sampler.for_budget(nfe, Gaussian(kind=kind))[1](Gaussian(kind=kind), Y, None, complex_noise(0))
+            choose("budget", nfe, Gaussian(kind=kind).config)[1](Gaussian(kind=kind), Y, None, complex_noise(0))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -312,10 +342,9 @@ def test_more_averaged_estimates_are_closer_to_the_mean():
 class BridgeData:
     """A network that knows the clean spectrogram."""
 
-    config = SimpleNamespace(objective=SimpleNamespace(kind="data"))
-
     def __init__(self, clean: complex = 0.9 + 0.3j, process: SBVE | None = None):
         self.clean, self.process, self.calls = clean, process or SBVE(), 0
+        self.config = SimpleNamespace(process=self.process, objective=SimpleNamespace(kind="data"))
 
     def score(self, x_t, y, t, z_r=None):
         raise AssertionError("the bridge has no score")
@@ -359,7 +388,7 @@ def test_the_bridges_sde_ends_without_noise_and_injects_it_before():
 
 
 def test_a_bridge_takes_its_own_sampler():
-    name, sample = sampler.for_budget(5, BridgeData())
+    name, sample = choose("budget", 5, BridgeData().config)
     assert name == "bridge-ode"
     model = BridgeData()
     sample(model, Y, None, complex_noise(0))

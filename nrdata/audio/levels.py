@@ -12,21 +12,25 @@ class ChannelsCancel(UserWarning):
 
 
 def to_mono(x: np.ndarray) -> np.ndarray:
-    """The mean of the channels, (frames, channels) -> float32 (frames,).
-
-    Where they cancel (the mean's RMS 30 dB under the channels'), the first channel, and a `ChannelsCancel` warning.
-    """
-    if x.ndim == 1:
-        return x.astype(np.float32, copy=False)
-    if x.shape[1] == 1:
-        return x[:, 0].astype(np.float32)
-    mono = x.mean(axis=1, dtype=np.float64).astype(np.float32)
-    if x.size:
-        level, mean_level = rms_dbfs(x.ravel()), rms_dbfs(mono)
-        if level > -120 and mean_level < level - 30:
-            warnings.warn("the channels cancel (opposite phase): the first one is taken", ChannelsCancel, stacklevel=2)
-            return np.ascontiguousarray(x[:, 0], dtype=np.float32)
+    """`downmix`, with a `ChannelsCancel` warning where the channels cancel."""
+    mono, cancel = downmix(x)
+    if cancel:
+        warnings.warn("the channels cancel (opposite phase): the first one is taken", ChannelsCancel, stacklevel=2)
     return mono
+
+
+def downmix(x: np.ndarray) -> tuple[np.ndarray, bool]:
+    """(frames, channels) -> the mean of the channels, float32 (frames,), or where they cancel (the mean's RMS 30 dB
+    under the channels') the first one; and whether they do."""
+    if x.ndim == 1:
+        return x.astype(np.float32, copy=False), False
+    if x.shape[1] == 1:
+        return x[:, 0].astype(np.float32), False
+    mono = x.mean(axis=1, dtype=np.float64).astype(np.float32)
+    level, mean_level = rms_dbfs(x.ravel()), rms_dbfs(mono)
+    if level > -120 and mean_level < level - 30:
+        return np.ascontiguousarray(x[:, 0], dtype=np.float32), True
+    return mono, False
 
 
 def resample(x: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:

@@ -5,21 +5,25 @@ process is `SBVE`, its network estimates x0.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nrmodel.diffusion.process import SBVE
-
-if TYPE_CHECKING:
-    from nrmodel.diffusion.sampler import Model, Noise
+from nrmodel.diffusion.sampler import Callback, Estimator, Noise, times_of
 
 
 @torch.no_grad()
 def bridge_ode(
-    model: Model, y: Tensor, z_r: Tensor | None, noise: Noise, *, steps: int = 50, t_end: float = 1e-4
+    model: Estimator,
+    y: Tensor,
+    z_r: Tensor | None,
+    noise: Noise,
+    *,
+    steps: int = 50,
+    t_end: float = 1e-4,
+    callback: Callback | None = None,
 ) -> Tensor:
     """The bridge's ODE from y at t = 1 to `t_end`, no noise drawn. Each step is w_prev x + w_est D + w_y y. At t = 1
     the first and the last weight nearly cancel (5308.85 and -5308.17 for N = 5): the state is kept as d + a y, with
@@ -27,24 +31,35 @@ def bridge_ode(
     Network calls: steps."""
     deviation, share = torch.zeros_like(y), 1.0
     x = y
-    for t, (w_prev, w_est, w_y) in zip(*bridge_ode_weights(model.process, steps, t_end), strict=True):
-        estimate = model.denoised(x, y, torch.full((y.shape[0],), float(t), dtype=y.real.dtype, device=y.device), z_r)
+    for k, (t, (w_prev, w_est, w_y)) in enumerate(zip(*bridge_ode_weights(model.process, steps, t_end), strict=True)):
+        estimate = model.denoised(x, y, times_of(y, t), z_r)
         deviation = float(w_prev) * deviation + float(w_est) * estimate
         share = w_prev * share + w_y
         x = deviation + float(share) * y
+        if callback is not None:
+            callback(k, float(t), x)
     return x
 
 
 @torch.no_grad()
 def bridge_sde(
-    model: Model, y: Tensor, z_r: Tensor | None, noise: Noise, *, steps: int = 50, t_end: float = 1e-4
+    model: Estimator,
+    y: Tensor,
+    z_r: Tensor | None,
+    noise: Noise,
+    *,
+    steps: int = 50,
+    t_end: float = 1e-4,
+    callback: Callback | None = None,
 ) -> Tensor:
     """The bridge's SDE from y at t = 1 to `t_end`: x = w_prev x + w_est D + w_z z, the last z with weight 0.
     Network calls: steps."""
     x = y
-    for t, (w_prev, w_est, w_z) in zip(*bridge_sde_weights(model.process, steps, t_end), strict=True):
-        estimate = model.denoised(x, y, torch.full((y.shape[0],), float(t), dtype=y.real.dtype, device=y.device), z_r)
+    for k, (t, (w_prev, w_est, w_z)) in enumerate(zip(*bridge_sde_weights(model.process, steps, t_end), strict=True)):
+        estimate = model.denoised(x, y, times_of(y, t), z_r)
         x = float(w_prev) * x + float(w_est) * estimate + float(w_z) * noise(y.shape)
+        if callback is not None:
+            callback(k, float(t), x)
     return x
 
 
@@ -69,7 +84,9 @@ def bridge_sde_weights(process: SBVE, steps: int, t_end: float = 1e-4) -> tuple[
     return times[1:], np.stack([w_prev, w_est, w_z], axis=1)
 
 
-def _bridge_schedule(process: SBVE, steps: int, t_end: float):
+def _bridge_schedule(
+    process: SBVE, steps: int, t_end: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
     """Grid and s(t), s-bar(t), s(1), eps of the bridge, in double precision: in float32 s-bar(1) is the square root of
     a rounding error, NaN for some k and c."""
     times = torch.linspace(1.0, t_end, steps + 1, dtype=torch.float64)

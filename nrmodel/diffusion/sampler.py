@@ -1,14 +1,16 @@
 """Samplers: from the noisy spectrogram y back to an estimate of the clean one, in a stated number of network calls.
 
-Every sampler is called alike, `sampler(model, y, z_r, noise, **options) -> complex (B, 1, F, T)`:
+Every sampler is called alike, `sampler(model, y, z_r, noise, *, callback=None, **options) -> complex (B, 1, F, T)`:
 
-* `model` offers `process`, `score(x_t, y, t, z_r)` and `denoised(x_t, y, t, z_r)`, t being float (B,);
+* `model` is an `Estimator`;
 * `y` is the noisy spectrogram, complex (B, 1, F, T);
 * `z_r` is the embedded reference, computed once by the caller, or None;
-* `noise(shape)` is the caller's source of complex Gaussian noise with E|z|^2 = 1: the sampler owns no generator.
+* `noise(shape)` is the caller's source of complex Gaussian noise with E|z|^2 = 1: the sampler owns no generator;
+* `callback(step, time, estimate)` is told after each step: its number from 0, the time that it has reached (from 1
+  towards 0), and what would be returned if it ended there, complex (B, 1, F, T). The last one told is the result.
 
 Predictors and correctors follow Song et al. 2021 (alg. 2, 4, 5) and Richter et al. 2023 (arXiv 2208.05830); the bridge
-has samplers of its own (nrmodel.diffusion.bridge). With u = (x_t - (1 - e^-theta t) y) e^(theta t) = x0 + s z and
+has samplers of its own (`bridge`), the table of all stands in `choice`. With u = (x_t - (1 - e^-theta t) y) e^(theta t) = x0 + s z and
 s = sigma(t) e^(theta t), the process is variance-exploding in (u, s): there the linear drift is integrated exactly, and
 `few_step` works in these coordinates.
 """
@@ -17,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -26,26 +27,45 @@ import torch
 from torch import Tensor
 
 from nrdata.errors import UserError
-from nrmodel.diffusion.bridge import bridge_ode
-from nrmodel.diffusion.process import OUVE, SBVE
+from nrmodel.diffusion.process import OUVE
 
 Noise = Callable[[Sequence[int]], Tensor]
 Score = Callable[[Tensor, Tensor], Tensor]  # (x_t, t) -> score, y and z_r bound
 
 
-class Model(Protocol):
+Callback = Callable[[int, float, Tensor], None]  # (step, time, estimate)
+Step = tuple[Tensor, Tensor]  # a state and its mean
+
+
+class Estimator(Protocol):
+    """What a sampler asks of a model: the process that it was trained on, and what its network says of a state x_t,
+    complex (B, 1, F, T) like y, at times t, float (B,)."""
+
     @property
-    def process(self) -> Any: ...
+    def process(self) -> Any:
+        """`OUVE` or `SBVE`."""
 
-    def score(self, x_t: Tensor, y: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor: ...
+    def score(self, x_t: Tensor, y: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor:
+        """The gradient of log p_t(x_t | y, r), shaped like x_t."""
 
-    def denoised(self, x_t: Tensor, y: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor: ...
+    def denoised(self, x_t: Tensor, y: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor:
+        """The estimate of x0, shaped like x_t."""
+
+
+class Sample(Protocol):
+    """The signature of every sampler, its options bound."""
+
+    def __call__(
+        self, model: Estimator, y: Tensor, z_r: Tensor | None, noise: Noise, *, callback: Callback | None = None
+    ) -> Tensor: ...
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def reverse_diffusion(score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, dt: float, noise: Noise):
+def reverse_diffusion(
+    score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, dt: float, noise: Noise
+) -> Step:
     """One step of the reverse SDE from t to t - dt, one network call: (state, its mean). Euler-Maruyama is this step
     too: with noise that does not depend on the state the two predictors coincide at equal dt."""
     g = _col(process.diffusion(t))
@@ -53,14 +73,16 @@ def reverse_diffusion(score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tens
     return mean + g * math.sqrt(dt) * noise(x.shape), mean
 
 
-def no_predictor(score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, dt: float, noise: Noise):
+def no_predictor(
+    score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, dt: float, noise: Noise
+) -> Step:
     """No step, no network call."""
     return x, x
 
 
 def annealed_langevin(
     score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, snr: float, steps: int, noise: Noise
-):
+) -> Step:
     """`steps` Langevin steps at t of size 2 (snr sigma(t))^2 per item, one network call each: (state, its mean)."""
     step = 2 * (snr * _col(process.std(t))) ** 2
     mean = x
@@ -70,7 +92,9 @@ def annealed_langevin(
     return x, mean
 
 
-def langevin(score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, snr: float, steps: int, noise: Noise):
+def langevin(
+    score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, snr: float, steps: int, noise: Noise
+) -> Step:
     """`steps` Langevin steps of size 2 (snr ||z|| / ||score||)^2, both norms averaged over the batch: as published, so
     the items of a batch share one step size."""
     mean = x
@@ -82,7 +106,9 @@ def langevin(score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, snr: 
     return x, mean
 
 
-def no_corrector(score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, snr: float, steps: int, noise: Noise):
+def no_corrector(
+    score: Score, process: OUVE, x: Tensor, y: Tensor, t: Tensor, snr: float, steps: int, noise: Noise
+) -> Step:
     """No step, no network call."""
     return x, x
 
@@ -96,7 +122,7 @@ CORRECTORS = {"ald": annealed_langevin, "langevin": langevin, "none": no_correct
 
 @torch.no_grad()
 def predictor_corrector(
-    model: Model,
+    model: Estimator,
     y: Tensor,
     z_r: Tensor | None,
     noise: Noise,
@@ -108,6 +134,7 @@ def predictor_corrector(
     snr: float = 0.5,
     t_eps: float = 0.03,
     denoise: bool = True,
+    callback: Callback | None = None,
 ) -> Tensor:
     """The published sampler, with its defaults: at each of `steps` times from 1 to `t_eps` first the corrector, then
     the predictor; the last step goes from `t_eps` to 0. `denoise`: the mean of the last step, not its sample.
@@ -115,17 +142,19 @@ def predictor_corrector(
     predict, correct = PREDICTORS[predictor], CORRECTORS[corrector]
     process, score = model.process, _bind(model, y, z_r)
     times = [*np.linspace(1.0, t_eps, steps), 0.0]
-    x = mean = y + _col(process.std(_times(y, 1.0))) * noise(y.shape)
-    for now, after in pairwise(times):
-        t = _times(y, now)
+    x = mean = y + _col(process.std(times_of(y, 1.0))) * noise(y.shape)
+    for k, (now, after) in enumerate(pairwise(times)):
+        t = times_of(y, now)
         x, _ = correct(score, process, x, y, t, snr, corrector_steps, noise)
         x, mean = predict(score, process, x, y, t, now - after, noise)
+        if callback is not None:
+            callback(k, float(after), mean if denoise else x)
     return mean if denoise else x
 
 
 @torch.no_grad()
 def probability_flow(
-    model: Model,
+    model: Estimator,
     y: Tensor,
     z_r: Tensor | None,
     noise: Noise,
@@ -133,14 +162,15 @@ def probability_flow(
     tolerance: float = 1e-5,
     t_eps: float = 0.03,
     denoise: bool = True,
+    callback: Callback | None = None,
 ) -> Tensor:
     """The probability-flow ODE dx/dt = f - g^2 score / 2 from 1 to `t_eps` by SciPy's adaptive RK45 (rtol = atol =
     `tolerance`, state in double precision), then, with `denoise`, the mean of one reverse-diffusion step to 0.
-    Network calls: as many as the tolerance needs, 6 for a step."""
+    Network calls: as many as the tolerance needs, 6 for a step; `callback` is told the end alone."""
     from scipy.integrate import solve_ivp
 
     flow = _flow(model, y, z_r)
-    start = y + _col(model.process.std(_times(y, 1.0))) * noise(y.shape)
+    start = y + _col(model.process.std(times_of(y, 1.0))) * noise(y.shape)
 
     def derivative(t: float, flat: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(flat.reshape(y.shape)).to(device=y.device, dtype=y.dtype)
@@ -151,22 +181,39 @@ def probability_flow(
     if not solution.success:
         raise UserError(f"the ODE solver stopped at t = {solution.t[-1]:.3f} ({solution.message}): use another sampler")
     x = torch.from_numpy(solution.y[:, -1].reshape(y.shape)).to(device=y.device, dtype=y.dtype)
-    return _to_zero(model, x, y, z_r, t_eps) if denoise else x
+    x = _to_zero(model, x, y, z_r, t_eps) if denoise else x
+    if callback is not None:
+        callback(0, 0.0 if denoise else t_eps, x)
+    return x
 
 
 @torch.no_grad()
 def heun(
-    model: Model, y: Tensor, z_r: Tensor | None, noise: Noise, *, steps: int = 15, t_eps: float = 0.03, denoise=True
+    model: Estimator,
+    y: Tensor,
+    z_r: Tensor | None,
+    noise: Noise,
+    *,
+    steps: int = 15,
+    t_eps: float = 0.03,
+    denoise: bool = True,
+    callback: Callback | None = None,
 ) -> Tensor:
     """The probability-flow ODE by `steps` equal steps of Heun's second-order method from 1 to `t_eps`, then, with
     `denoise`, the mean of one reverse-diffusion step to 0. Network calls: 2 x steps (+ 1 with `denoise`)."""
     flow = _flow(model, y, z_r)
-    x = y + _col(model.process.std(_times(y, 1.0))) * noise(y.shape)
+    x = y + _col(model.process.std(times_of(y, 1.0))) * noise(y.shape)
     times = np.linspace(1.0, t_eps, steps + 1)
-    for now, after in pairwise(times):
+    for k, (now, after) in enumerate(pairwise(times)):
         slope = flow(x, now)
         x = x + (after - now) / 2 * (slope + flow(x + (after - now) * slope, after))
-    return _to_zero(model, x, y, z_r, t_eps) if denoise else x
+        if callback is not None:
+            callback(k, float(after), x)
+    if denoise:
+        x = _to_zero(model, x, y, z_r, t_eps)
+        if callback is not None:
+            callback(steps, 0.0, x)
+    return x
 
 
 # --- any network that estimates x0 ------------------------------------------------------------------------------------
@@ -174,7 +221,7 @@ def heun(
 
 @torch.no_grad()
 def few_step(
-    model: Model,
+    model: Estimator,
     y: Tensor,
     z_r: Tensor | None,
     noise: Noise,
@@ -182,6 +229,7 @@ def few_step(
     levels: Sequence[float] = (),
     start: float = 1.0,
     renoise: str = "none",
+    callback: Callback | None = None,
 ) -> Tensor:
     """An estimate D of x0 at time `start` and then at each of the falling noise levels s; the last one is the result.
 
@@ -192,7 +240,9 @@ def few_step(
     s = noise_level(model.process, start)
     u = y + s * noise(y.shape)
     estimate = _denoised_at(model, u, y, s, z_r)
-    for after in levels:
+    if callback is not None:
+        callback(0, start, estimate)
+    for k, after in enumerate(levels, 1):
         if not 0 < after < s:
             raise ValueError(f"noise levels must fall from s({start}) towards 0: {after} after {s}")
         kept, fresh = _shares(s, after, renoise)
@@ -201,24 +251,30 @@ def few_step(
             u = u + fresh * noise(y.shape)
         s = after
         estimate = _denoised_at(model, u, y, s, z_r)
+        if callback is not None:
+            callback(k, time_of(model.process, s), estimate)
     return estimate
 
 
 @torch.no_grad()
 def average(
-    model: Model,
+    model: Estimator,
     y: Tensor,
     z_r: Tensor | None,
     noise: Noise,
     *,
     times: int = 5,
-    sample: Callable[..., Tensor] = few_step,
+    sample: Sample = few_step,
+    callback: Callback | None = None,
 ) -> Tensor:
     """The mean of `times` estimates by `sample`, each from its own noise: what the noise adds to the squared error of
-    one estimate falls as 1 / times. Network calls: times x those of `sample`."""
+    one estimate falls as 1 / times. Network calls: times x those of `sample`. `callback` is told the mean so far after
+    each estimate, at time 0: every one has gone the whole way."""
     total = torch.zeros_like(y)
-    for _ in range(times):
+    for k in range(times):
         total += sample(model, y, z_r, noise)
+        if callback is not None:
+            callback(k, 0.0, total / (k + 1))
     return total / times
 
 
@@ -245,49 +301,6 @@ def spaced_levels(
     return [float(root**power) for root in np.linspace(*ends, calls)[1:]]
 
 
-# --- which sampler for how many calls ---------------------------------------------------------------------------------
-
-
-LATE_START = 0.7  # time at which the steps of a score-trained network begin
-
-
-def for_budget(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
-    """The sampler for at most `nfe` network calls: (its name, a function called like every sampler).
-
-    A bridge takes its ODE. NCSN++ trained on the score takes the published sampler (40 calls and more) or its predictor
-    alone (20 and more). Below that, and for a compact network, the score is good at small t only: up to nine
-    exponential-integrator steps from a later start, then the average of several times five. A network that estimates x0
-    gives its best estimate at t = 1 already, and more calls average more of them: levels below s(1) were measured to
-    lose in PESQ, ESTOI and SI-SDR, the average in none."""
-    if nfe < 1:
-        raise UserError(f"--nfe {nfe}: a sampler needs at least one network call")
-    if isinstance(model.process, SBVE):
-        return "bridge-ode", partial(bridge_ode, steps=nfe)
-    if model.config.objective.kind == "data":
-        return ("one-call", few_step) if nfe == 1 else ("average", partial(average, times=nfe))
-    if model.config.precondition.form != "compact":
-        if nfe >= 40:
-            return "predictor-corrector", partial(predictor_corrector, steps=nfe // 2)
-        if nfe >= 20:
-            return "predictor", partial(predictor_corrector, steps=nfe, corrector="none")
-    calls = nfe if nfe < 10 else 5
-    levels = spaced_levels(model.process, calls, start=LATE_START)
-    steps = partial(few_step, start=LATE_START, levels=levels, renoise="ancestral")
-    if nfe < 10:
-        return ("one-call" if nfe == 1 else "exponential"), steps
-    return "exponential-average", partial(average, times=nfe // 5, sample=steps)
-
-
-def published(nfe: int, model) -> tuple[str, Callable[..., Tensor]]:
-    """The published sampler in at most `nfe` calls, whatever a network was trained for: predictor and corrector, half
-    of the calls each. Raises `UserError` for fewer than two calls and for a bridge, which has no score."""
-    if isinstance(model.process, SBVE):
-        raise UserError("a bridge has no score: the published predictor-corrector sampler cannot be used")
-    if nfe < 2:
-        raise UserError(f"nfe {nfe}: the published sampler's predictor and corrector need two calls, give 2 or more")
-    return "predictor-corrector", partial(predictor_corrector, steps=nfe // 2)
-
-
 # --- small things -----------------------------------------------------------------------------------------------------
 
 
@@ -302,34 +315,35 @@ def _shares(s: float, after: float, renoise: str) -> tuple[float, float]:
     raise ValueError(f"renoise: none, ancestral or fresh, not {renoise}")
 
 
-def _denoised_at(model: Model, u: Tensor, y: Tensor, s: float, z_r: Tensor | None) -> Tensor:
+def _denoised_at(model: Estimator, u: Tensor, y: Tensor, s: float, z_r: Tensor | None) -> Tensor:
     """The model's estimate of x0 from u = x0 + s z."""
     t = time_of(model.process, s)
     decay = math.exp(-model.process.theta * t)
-    return model.denoised(decay * u + (1 - decay) * y, y, _times(y, t), z_r)
+    return model.denoised(decay * u + (1 - decay) * y, y, times_of(y, t), z_r)
 
 
-def _to_zero(model: Model, x: Tensor, y: Tensor, z_r: Tensor | None, t_eps: float) -> Tensor:
+def _to_zero(model: Estimator, x: Tensor, y: Tensor, z_r: Tensor | None, t_eps: float) -> Tensor:
     """The mean of one reverse-diffusion step from t_eps to 0."""
-    no_noise = torch.zeros_like(x)
-    return reverse_diffusion(_bind(model, y, z_r), model.process, x, y, _times(y, t_eps), t_eps, lambda _: no_noise)[1]
+    t, no_noise = times_of(y, t_eps), torch.zeros_like(x)
+    return reverse_diffusion(_bind(model, y, z_r), model.process, x, y, t, t_eps, lambda _: no_noise)[1]
 
 
-def _flow(model: Model, y: Tensor, z_r: Tensor | None) -> Callable[[Tensor, float], Tensor]:
+def _flow(model: Estimator, y: Tensor, z_r: Tensor | None) -> Callable[[Tensor, float], Tensor]:
     process = model.process
 
     def flow(x: Tensor, now: float) -> Tensor:
-        t = _times(y, now)
-        return process.drift(x, y, t) - 0.5 * _col(process.diffusion(t)) ** 2 * model.score(x, y, t, z_r)
+        t = times_of(y, now)
+        slope: Tensor = process.drift(x, y, t) - 0.5 * _col(process.diffusion(t)) ** 2 * model.score(x, y, t, z_r)
+        return slope
 
     return flow
 
 
-def _bind(model: Model, y: Tensor, z_r: Tensor | None) -> Score:
+def _bind(model: Estimator, y: Tensor, z_r: Tensor | None) -> Score:
     return lambda x, t: model.score(x, y, t, z_r)
 
 
-def _times(y: Tensor, t: float) -> Tensor:
+def times_of(y: Tensor, t: float) -> Tensor:
     """t for each item of the batch, float (B,)."""
     return torch.full((y.shape[0],), float(t), dtype=y.real.dtype, device=y.device)
 
@@ -340,4 +354,5 @@ def _col(a: Tensor) -> Tensor:
 
 
 def _mean_norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).mean()
+    norms: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return norms.mean()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nrdata.errors import UserError
+from nrdata.errors import check_known
 
 _TINY = 1e-12  # inside |X|^2: keeps the gradient at silence finite, far below float32 parity
 
@@ -37,10 +37,8 @@ class Spectrogram:
     factor: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.window not in ("hann", "sqrthann"):
-            raise UserError(f"window '{self.window}' is unknown: hann or sqrthann")
-        if self.transform not in ("exponent", "log", "none"):
-            raise UserError(f"transform '{self.transform}' is unknown: exponent, log or none")
+        check_known("window", self.window, ("hann", "sqrthann"))
+        check_known("transform", self.transform, ("exponent", "log", "none"))
 
     @property
     def bins(self) -> int:
@@ -57,7 +55,13 @@ class Spectrogram:
             pad = self.n_fft // 2
             # Reflection needs more samples than it mirrors; only there zeros stand in, so that parity holds elsewhere.
             mode = "reflect" if wave.shape[-1] > pad else "constant"
-            wave = F.pad(wave[:, None], (pad, pad), mode=mode)[:, 0]
+            return self.frames_inside(F.pad(wave[:, None], (pad, pad), mode=mode)[:, 0])
+
+    def frames_inside(self, wave: Tensor) -> Tensor:
+        """Real `(B, samples)` -> complex `(B, 1, F, T)` of the windows that lie inside the wave, which is filled up
+        with zeros to at least one."""
+        with torch.autocast(wave.device.type, enabled=False):
+            wave = F.pad(wave.float(), (0, max(0, self.n_fft - wave.shape[-1])))
             window = _window(self.window, self.n_fft, wave.device)
             return torch.stft(
                 wave, self.n_fft, self.hop, self.n_fft, window, center=False, normalized=False, return_complex=True

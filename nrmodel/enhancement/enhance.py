@@ -4,20 +4,14 @@ A file is measured first (length, peak, the model's level), then streamed: resam
 overlapping windows, enhanced, cross-faded, resampled back, cut to its length. Nothing grows with the length. Up to
 `WHOLE_SECONDS` the window is the whole file. The sampler's noise belongs to absolute frames, so that two windows see
 the same noise where they overlap.
-
-Of the model this needs `sample_rate`, `device`, `spectrogram.hop`, `config.level` ("max" where a level is a peak),
-`level(waves (B, samples)) -> (B,)` (0 for silence), `embed(ref, sample_rate) -> z_r (1, D)`, `null(batch)` (None where
-it takes no reference) and `enhance_window(noisy (B, samples), z_r, nfe, noise) -> (B, samples)`, level already
-normalised.
 """
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import soxr
@@ -26,18 +20,16 @@ import torch
 from nrdata import audio
 from nrdata.errors import UserError
 from nrdata.keyed import noise_rng
-from nrdata.sampling.pool import MIN_REF_SECONDS
-from nrmodel.enhancement import speech_activity
+from nrmodel.diffusion.sampler import Noise
+from nrmodel.enhancement import clip
+from nrmodel.enhancement.interface import Model
 
 WHOLE_SECONDS = 10.0  # up to here a file is one window
 WINDOW_SECONDS = 8.0
 FADE_SECONDS = 1.0  # two neighbouring windows share this much
 BLOCK_SECONDS = 60.0  # long sound is read, and its level measured, in pieces of this length
-MAX_REF_SECONDS = 30.0  # of a longer one the beginning is used
-SILENT_DBFS = -90.0
 OPPOSITE = -0.5  # a channel whose correlation with the first one is under this has its phase turned
 NOISE_CHUNK = 64  # frames that share one key of the noise generator
-Noise = Callable[[Sequence[int]], torch.Tensor]
 
 
 class ReferenceWarning(UserWarning):
@@ -56,87 +48,44 @@ class Measured:
 
 
 def enhance_array(
-    model: Any,
+    model: Model,
     noisy: np.ndarray,
     sample_rate: int,
     ref: np.ndarray | torch.Tensor | None = None,
     ref_sample_rate: int | None = None,
     nfe: int | None = None,
     seed: int = 0,
+    sampler: str = "budget",
 ) -> np.ndarray:
     """Enhanced float32 sound of the shape, rate and level of `noisy`, float `(samples,)` or `(samples, channels)`.
 
     `ref`: a clip of the noise alone, of any length, rate (`ref_sample_rate`, by default that of `noisy`) and channel
     count; where it is doubtful, or too short, silent or speech and so not used, a `ReferenceWarning` says so. Or what
     `model.embed` made of a clip, which is used as it is. `nfe`: calls of the network a window (the model's default if
-    None). Raises `UserError` for integer, empty or non-finite sound.
+    None), spent by `sampler`. Raises `UserError` for integer, empty or non-finite sound.
     """
     x = _checked(noisy, sample_rate, "the noisy sound")
-    z_r = None
-    if isinstance(ref, torch.Tensor):
+    if ref is None:
+        z_r = model.null(1)
+    elif isinstance(ref, torch.Tensor):
         z_r = ref
-    elif ref is not None:
-        clip = _checked(ref, ref_sample_rate or sample_rate, "the reference")
-        z_r, notes = embed_reference(model, clip, ref_sample_rate or sample_rate)
-        for note in notes:
-            warnings.warn(f"the reference {note}", ReferenceWarning, stacklevel=2)
+    else:
+        ref_sample_rate = ref_sample_rate or sample_rate
+        reference = clip.from_wave(model, _checked(ref, ref_sample_rate, "the reference"), ref_sample_rate, "a clip")
+        z_r = reference.z_r
+        for note in reference.notes:
+            warnings.warn(note, ReferenceWarning, stacklevel=3)
     block = int(BLOCK_SECONDS * sample_rate)
 
     def blocks() -> Iterator[np.ndarray]:
         return (x[i : i + block] for i in range(0, len(x), block))
 
     measured = measure(model, blocks(), sample_rate)
-    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed)))
+    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler)))
     return y.reshape(np.shape(noisy))
 
 
-def embed_reference(model: Any, clip: np.ndarray, sample_rate: int) -> tuple[torch.Tensor | None, list[str]]:
-    """A clip `(frames, channels)` -> (z_r `(1, D)`, or None where the clip counts as missing; what is to be said)."""
-    if not np.isfinite(clip).all():
-        raise UserError("the reference holds non-finite samples", kind="not_finite")
-    if model.null(1) is None:
-        return None, ["is not used: this model was trained without one"]
-    mono = audio.resample(audio.to_mono(clip[: int(MAX_REF_SECONDS * sample_rate)]), sample_rate, model.sample_rate)
-    missing, notes = judge_reference(mono, model.sample_rate)
-    return (None if missing else model.embed(mono, model.sample_rate)), notes
-
-
-def judge_reference(clip: np.ndarray, sample_rate: int) -> tuple[bool, list[str]]:
-    """Mono sound -> (counts as missing?, what is to be said about it, each continuing "the reference ...")."""
-    seconds = len(clip) / sample_rate
-    if seconds < MIN_REF_SECONDS:
-        return True, [f"is very short ({seconds:.2f} s, {MIN_REF_SECONDS} s needed): works without reference"]
-    if audio.rms_dbfs(clip) < SILENT_DBFS:
-        return True, ["is silent: works without reference"]
-    at_rate = audio.resample(clip, sample_rate, speech_activity.RATE)
-    if speech_activity.is_speech(at_rate):
-        return True, ["is speech with little noise: works without reference"]
-    notes = []
-    if is_clipped(clip):
-        notes.append("is clipped: its spectrum is not that of the noise")
-    if speech_activity.holds_speech(at_rate):
-        notes.append("holds speech: speech may be removed with the noise")
-    return False, notes
-
-
-def is_clipped(clip: np.ndarray) -> bool:
-    """Whether three samples in a row stay at a peak near full scale."""
-    peak = float(np.abs(clip).max(initial=0.0))
-    at_peak = np.abs(clip) >= 0.999 * peak
-    return peak > 0.98 and bool((at_peak[2:] & at_peak[1:-1] & at_peak[:-2]).any())
-
-
-def same_sound(clip: np.ndarray, noisy: np.ndarray) -> bool:
-    """Whether two mono sounds of one rate are the same recording from the start, whatever their level and codec."""
-    n = min(len(clip), len(noisy))
-    if n == 0 or abs(len(clip) - len(noisy)) > 0.01 * n:
-        return False
-    a, b = clip[:n].astype(np.float64), noisy[:n].astype(np.float64)
-    scale = np.sqrt((a @ a) * (b @ b))
-    return bool(scale > 0 and abs(a @ b) > 0.99 * scale)
-
-
-def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measured:
+def measure(model: Model, blocks: Iterable[np.ndarray], sample_rate: int) -> Measured:
     """The first pass over blocks `(n, channels)`. The level of a sound longer than one block is the RMS over the louder
     half of the levels of its blocks; the greatest of them where the model's level is the peak. Raises `UserError`
     (not_finite) with number and position, or (empty)."""
@@ -162,24 +111,25 @@ def measure(model: Any, blocks: Iterable[np.ndarray], sample_rate: int) -> Measu
         raise UserError(f"{bad} non-finite samples, first at {first_bad / sample_rate:.2f} s", kind="not_finite")
     if frames == 0:
         raise UserError("holds no samples", kind="empty")
-    loudest = np.sort(np.array(levels), axis=0)[-1 if model.config.level == "max" else len(levels) // 2 :]
+    loudest = np.sort(np.array(levels), axis=0)[-1 if model.level_is_peak else len(levels) // 2 :]
     opposite = products < OPPOSITE * np.sqrt(powers * powers[0])
     return Measured(frames, peak, np.sqrt((loudest**2).mean(axis=0)) * np.where(opposite, -1.0, 1.0))
 
 
 def enhance_blocks(
-    model: Any,
+    model: Model,
     blocks: Iterable[np.ndarray],
     measured: Measured,
     sample_rate: int,
-    z_r: torch.Tensor | None,
+    z_r: torch.Tensor,
     nfe: int | None,
     seed: int,
+    sampler: str = "budget",
 ) -> Iterator[np.ndarray]:
     """The second pass: blocks `(n, channels)` at `sample_rate` -> enhanced blocks, `measured.frames` in all."""
     channels = len(measured.levels)
     inside = _resampled(blocks, sample_rate, model.sample_rate, channels)
-    enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed)
+    enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed, sampler)
     outside = _resampled(enhanced, model.sample_rate, sample_rate, channels)
     done = 0
     for block in outside:
@@ -236,12 +186,13 @@ def _resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, channe
 
 
 def _windowed(
-    model: Any,
+    model: Model,
     blocks: Iterable[np.ndarray],
     levels: np.ndarray,
-    z_r: torch.Tensor | None,
+    z_r: torch.Tensor,
     nfe: int | None,
     seed: int,
+    sampler: str = "budget",
 ) -> Iterator[np.ndarray]:
     """Overlap-add at the model's rate. Windows start on whole frames; weights of neighbours sum to one."""
     hop = model.spectrogram.hop
@@ -253,7 +204,7 @@ def _windowed(
     first_frame = 0
 
     def enhanced(window: np.ndarray) -> np.ndarray:
-        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device))
+        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device), sampler)
         if tail is not None:
             y[:fade] = y[:fade] * rise + tail
         return y
@@ -271,12 +222,13 @@ def _windowed(
 
 
 def _window(
-    model: Any,
+    model: Model,
     window: np.ndarray,
     levels: np.ndarray,
-    z_r: torch.Tensor | None,
+    z_r: torch.Tensor,
     nfe: int | None,
     noise: Noise,
+    sampler: str,
 ) -> np.ndarray:
     """One call of the model on `(samples, channels)`; channels without sound stay so."""
     heard = (levels != 0) & window.any(axis=0)
@@ -284,6 +236,6 @@ def _window(
     if heard.any():
         scale = levels[heard].astype(np.float32)
         y = torch.from_numpy(np.ascontiguousarray((window[:, heard] / scale).T)).to(model.device)
-        condition = model.null(len(y)) if z_r is None else z_r.expand(len(y), -1)
-        out[:, heard] = model.enhance_window(y, condition, nfe, noise).float().cpu().numpy().T * scale
+        enhanced = model.enhance_window(y, z_r.expand(len(y), -1), nfe, noise, sampler)
+        out[:, heard] = enhanced.float().cpu().numpy().T * scale
     return out

@@ -47,6 +47,11 @@ class Outcome:
     subtype: str = ""
     notes: list[str] = field(default_factory=list)
 
+    def is_partial(self, note: str) -> None:
+        """Only a part of the input was readable."""
+        self.status = "partial"
+        self.notes.append(note)
+
     def line(self) -> str:
         """One line for people."""
         if self.status == "kept":

@@ -66,13 +66,16 @@ def is_speech(clip: np.ndarray) -> bool:
 def _power(x: np.ndarray) -> np.ndarray:
     """Power spectra (frames, FRAME // 2 + 1)."""
     padded = np.pad(x.astype(np.float32), (FRAME // 2, FRAME // 2))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
-    return np.abs(np.fft.rfft(frames * np.hanning(FRAME + 1)[:-1].astype(np.float32))).astype(np.float32) ** 2
+    frames: np.ndarray = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
+    spectra = np.fft.rfft(frames * np.hanning(FRAME + 1)[:-1].astype(np.float32))
+    power: np.ndarray = np.abs(spectra).astype(np.float32) ** 2
+    return power
 
 
 def _level_db(power: np.ndarray) -> np.ndarray:
     """Level of each frame from 125 to 4000 Hz."""
-    return 10 * np.log10(power[:, 4:128].sum(axis=1) + 1e-10)
+    level: np.ndarray = 10 * np.log10(power[:, 4:128].sum(axis=1) + 1e-10)
+    return level
 
 
 def _voicing(power: np.ndarray) -> np.ndarray:
@@ -80,7 +83,8 @@ def _voicing(power: np.ndarray) -> np.ndarray:
     hertz = np.fft.rfftfreq(FRAME, 1 / RATE)
     correlation = np.fft.irfft(power * ((hertz > 100) & (hertz < 4000)))
     lags = slice(RATE // 400, RATE // 70)
-    return correlation[:, lags].max(axis=1) / (correlation[:, 0] + 1e-10)
+    voicing: np.ndarray = correlation[:, lags].max(axis=1) / (correlation[:, 0] + 1e-10)
+    return voicing
 
 
 def _smooth(x: np.ndarray, width: int) -> np.ndarray:

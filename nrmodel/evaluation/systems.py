@@ -47,7 +47,7 @@ def model_systems(
     """The model, and its two negative controls: clean speech in (what breaks?), noise alone in (how much is left?)."""
     if sample_rate != model.sample_rate:
         raise UserError(f"the model works at {model.sample_rate} Hz, the data has {sample_rate} Hz", "wrong_rate")
-    if model.null(1) is None:  # trained without references
+    if not model.takes_reference:  # trained without references
         modes = ("none",)
     budgets = tuple(dict.fromkeys(model.nfe if n is None else n for n in nfe))
 

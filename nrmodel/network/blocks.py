@@ -7,6 +7,7 @@ where a comment says otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -43,7 +44,7 @@ class NormSiLU(Norm):
         if x.device.type != "cpu":
             return torch.addcmul(shift[:, :, None, None], super().forward(x), 1 + scale[:, :, None, None])
         weight, bias = self.weight * (1 + scale), torch.addcmul(shift, self.bias, 1 + scale)
-        items = zip(_exact(x).split(1), weight, bias, strict=True)
+        items = zip(torch.split(_exact(x), 1), weight, bias, strict=True)
         return torch.cat([F.group_norm(item, self.num_groups, w, b, self.eps) for item, w, b in items])
 
 
@@ -61,7 +62,8 @@ class TimeEmbedding(nn.Module):
         self.dense_2 = scaled(nn.Linear(4 * width, 4 * width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.dense_2(F.silu(self.dense_1(self.features(t))))
+        embedding: Tensor = self.dense_2(F.silu(self.dense_1(self.features(t))))
+        return embedding
 
     def features(self, t: Tensor) -> Tensor:
         """(B, 2 width)."""
@@ -85,11 +87,11 @@ class ResBlock(nn.Module):
         self.norm_2 = NormSiLU(out)
         self.conv_2 = conv(out, out, 3, scale=1e-10)
         self.shortcut = conv(channels, out, 1) if channels != out or resample != "none" else None
-        self.film: nn.Linear | None = None
+        self.film: nn.Module | None = None
 
-    def add_film(self, z_dim: int) -> None:
+    def add_film(self, layer: Callable[[int, int], nn.Module], z_dim: int) -> None:
         """Own scale and shift from z_r, zero at first: the block stays what it was."""
-        self.film = zero(z_dim, 2 * self.out)
+        self.film = layer(z_dim, 2 * self.out)
 
     def forward(self, x: Tensor, time: Tensor, z_r: Tensor | None = None) -> Tensor:
         film = self.film(z_r) if self.film is not None and z_r is not None else None
@@ -100,7 +102,8 @@ class ResBlock(nn.Module):
         h = self.conv_2(self.norm_2(h, film))
         if self.shortcut is not None:
             x = self.shortcut(x)
-        return (x + h) * _RESCALE
+        out: Tensor = (x + h) * _RESCALE
+        return out
 
 
 class Attention(nn.Module):
@@ -116,7 +119,8 @@ class Attention(nn.Module):
         batch, channels, rows, frames = x.shape
         h = self.norm(x).permute(0, 2, 3, 1).reshape(batch, 1, rows * frames, channels)
         h = self.out(F.scaled_dot_product_attention(self.query(h), self.key(h), self.value(h)))
-        return (x + h.view(batch, rows, frames, channels).permute(0, 3, 1, 2)) * _RESCALE
+        out: Tensor = (x + h.view(batch, rows, frames, channels).permute(0, 3, 1, 2)) * _RESCALE
+        return out
 
 
 class Combine(nn.Module):
@@ -127,7 +131,8 @@ class Combine(nn.Module):
         self.conv = conv(channels, out, 1)
 
     def forward(self, h: Tensor, pyramid: Tensor) -> Tensor:
-        return h + self.conv(pyramid)
+        out: Tensor = h + self.conv(pyramid)
+        return out
 
 
 class Head(nn.Module):
@@ -139,7 +144,8 @@ class Head(nn.Module):
         self.conv = conv(channels, out, 3, scale=1e-10)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.conv(self.norm(h))
+        out: Tensor = self.conv(self.norm(h))
+        return out
 
 
 def conv(channels: int, out: int, size: int, scale: float = 1.0) -> nn.Conv2d:
@@ -158,7 +164,9 @@ def scaled(layer: Layer, scale: float = 1.0) -> Layer:
 
 def zero(features: int, out: int) -> nn.Linear:
     """A dense layer that starts at zero and draws no random number."""
-    return zeroed(nn.utils.skip_init(nn.Linear, features, out))
+    with torch.device("meta"):
+        layer = nn.Linear(features, out)
+    return zeroed(layer.to_empty(device="cpu"))
 
 
 def zeroed(layer: Layer) -> Layer:

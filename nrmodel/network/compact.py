@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nrmodel.network.blocks import zeroed
+from nrmodel.network.conditioning import NONE, Conditioning, Layer
 
 STEM = (4, 2)  # frequency x frames of one stem patch
 
@@ -27,29 +28,31 @@ class CompactConfig:
     time_dim: int = 128
     bins: int = 256
 
+    def build(self, z_dim: int, conditioning: Conditioning) -> CompactNetwork:
+        return CompactNetwork(self, z_dim, conditioning)
+
 
 class ResBlock(nn.Module):
     """x + conv(SiLU(norm(conv(SiLU(norm x))) scaled and shifted by time))); `film`: and by z_r."""
 
-    def __init__(self, width: int, time_dim: int, film_dim: int | None):
+    def __init__(self, width: int, time_dim: int):
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
         self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.time = nn.Linear(time_dim, 2 * width)
         zeroed(self.conv2)
-        self.film_dim = film_dim
-        self.film: nn.Linear | None = None
+        self.film: nn.Module | None = None
 
-    def add_film(self) -> None:
-        assert self.film_dim is not None
-        self.film = zeroed(nn.Linear(self.film_dim, 2 * self.conv1.out_channels))
+    def add_film(self, layer: Layer, z_dim: int) -> None:
+        self.film = layer(z_dim, 2 * self.conv1.out_channels)
 
     def forward(self, x: Tensor, time: Tensor, z: Tensor | None) -> Tensor:
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
         h = modulate(h, self.time(time))
         if self.film is not None and z is not None:
             h = modulate(h, self.film(z))
-        return x + self.conv2(F.silu(h))
+        out: Tensor = x + self.conv2(F.silu(h))
+        return out
 
 
 def modulate(h: Tensor, scale_shift: Tensor) -> Tensor:
@@ -72,29 +75,27 @@ class Recurrent(nn.Module):
         h = self.squeeze(x).permute(0, 3, 1, 2).reshape(batch, frames, -1)
         h = self.back(self.gru(h)[0])
         h = h.view(batch, frames, 24, rows).permute(0, 2, 3, 1)
-        return x + self.expand(F.silu(h))
+        out: Tensor = x + self.expand(F.silu(h))
+        return out
 
 
 class CompactNetwork(nn.Module):
     """network(state, cond, t, z_r=None) -> complex (B, 1, F, T).
 
     `state`: c_in (u - y); `cond`: y; `t (B,)`; `z_r (B, z_dim [+ bins + 1])` (nrmodel.network.reference).
-    `conditioning` None: no conditioning at all. The backbone is drawn first, so that it is the same with and without.
+    The backbone is drawn first, so that it is the same with any conditioning; `z_r` None is the backbone alone.
     """
 
-    def __init__(
-        self, config: CompactConfig, z_dim: int = 0, conditioning: str | None = None, with_spectrum: bool = False
-    ):
+    def __init__(self, config: CompactConfig, z_dim: int = 0, conditioning: Conditioning = NONE):
         super().__init__()
-        self.config, self.z_dim, self.with_spectrum = config, z_dim, with_spectrum
+        self.config, self.z_dim = config, z_dim
         widths, rows, dim = config.widths, config.bins // STEM[0], config.time_dim
-        film_dim = z_dim if conditioning == "film" else None
         self.stem = nn.Conv2d(7, widths[0], STEM, stride=STEM)
         self.row_bias = nn.Parameter(torch.zeros(widths[0], rows, 1))
         self.time = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))
 
         def level(i: int) -> nn.ModuleList:
-            return nn.ModuleList(ResBlock(widths[i], dim, film_dim) for _ in range(config.blocks[i]))
+            return nn.ModuleList(ResBlock(widths[i], dim) for _ in range(config.blocks[i]))
 
         last = len(widths) - 1
         self.down_blocks = nn.ModuleList(level(i) for i in range(last))
@@ -109,17 +110,25 @@ class CompactNetwork(nn.Module):
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
         # Conditioning after the backbone, all of it zero at first: step 0 is the network without it, exactly.
-        self.embed = zeroed(nn.Linear(z_dim, dim)) if conditioning == "additive" else None
-        self.row_map = zeroed(nn.Linear(z_dim, widths[0] * rows)) if conditioning else None
-        self.spectrum_stem = zeroed(nn.Conv2d(4, widths[0], STEM, stride=STEM, bias=False)) if with_spectrum else None
-        if conditioning == "film":
+        self.embed = conditioning.time(z_dim, dim) if conditioning.time else None
+        self.row_map = conditioning.rows(z_dim, widths[0] * rows) if conditioning.rows else None
+        spectrum_stem = nn.Conv2d(4, widths[0], STEM, stride=STEM, bias=False) if conditioning.with_spectrum else None
+        self.spectrum_stem = spectrum_stem and zeroed(spectrum_stem)
+        if conditioning.film:
             for block in self.modules():
                 if isinstance(block, ResBlock):
-                    block.add_film()
+                    block.add_film(conditioning.film, z_dim)
 
     @property
     def frame_multiple(self) -> int:
         return STEM[1] << (len(self.config.widths) - 1)
+
+    @property
+    def enhancement_multiple(self) -> int:
+        """Frames of a file are filled up to this multiple; the estimate of those is cut off."""
+        return self.frame_multiple
+
+    keeps_filled_frames = False
 
     def forward(self, state: Tensor, cond: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor:
         z = None if z_r is None else z_r[:, : self.z_dim]

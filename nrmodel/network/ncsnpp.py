@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nrdata.errors import UserError
-from nrmodel.network.blocks import Attention, Combine, Head, ResBlock, TimeEmbedding, conv, zero
+from nrdata.errors import UserError, check_known
+from nrmodel.network.blocks import Attention, Combine, Head, ResBlock, TimeEmbedding, conv
+from nrmodel.network.conditioning import CONDITIONINGS, NONE, Conditioning
 from nrmodel.network.resample import fir_down, fir_up
 
 MAPS = 4  # Re x_t, Im x_t, Re y, Im y
@@ -33,6 +34,17 @@ class NCSNppConfig:
     output_pyramid: bool = True  # progressive: "output_skip" or "none"
     input_pyramid: bool = True  # progressive_input: "input_skip" or "none"
     centered: bool = True  # False: the network sees 2 x - 1
+
+    def build(self, z_dim: int, conditioning: Conditioning) -> NCSNpp:
+        """Raises `UserError` for a conditioning that needs a place which NCSN++ has not."""
+        if conditioning.takes_reference and not _has_places(conditioning):
+            known = " or ".join(name for name, row in CONDITIONINGS.items() if _has_places(row))
+            raise UserError(f"NCSN++ takes --conditioning {known}; spectrum belongs to the compact networks")
+        return NCSNpp(self, z_dim, conditioning)
+
+
+def _has_places(conditioning: Conditioning) -> bool:
+    return bool(conditioning.time or conditioning.film) and not conditioning.with_spectrum
 
 
 def memory_format(training: bool, device: torch.device) -> torch.memory_format:
@@ -78,7 +90,9 @@ class Middle(nn.Module):
         self.after = ResBlock(channels, channels, time_dim)
 
     def forward(self, h: Tensor, time: Tensor, z_r: Tensor | None) -> Tensor:
-        return self.after(self.attend(self.before(h, time, z_r)), time, z_r)
+        h = self.attend(self.before(h, time, z_r))
+        out: Tensor = self.after(h, time, z_r)
+        return out
 
 
 class UpLevel(nn.Module):
@@ -107,15 +121,14 @@ class UpLevel(nn.Module):
 class NCSNpp(nn.Module):
     """network(state, cond, t, z_r=None) -> complex (B, 1, F, T); F and T multiples of `frame_multiple`.
 
-    `state`, `cond` complex (B, 1, F, T), `t` (B,), `z_r` (B, z_dim). `conditioning` "additive": W z_r is added to the
-    time embedding; "film": every ResBlock scales and shifts by z_r after its second norm; None: z_r is ignored. Both
-    are drawn after the backbone and start at zero: at first the network is exactly the one without.
+    `state`, `cond` complex (B, 1, F, T), `t` (B,), `z_r` (B, z_dim), which is added to the time embedding, or is scale
+    and shift of every ResBlock after its second norm, as `conditioning` has it. Its layers are made after the backbone
+    and start at zero: at first the network is exactly the one without, which `z_r` None is too.
     """
 
-    def __init__(self, config: NCSNppConfig, z_dim: int = 0, conditioning: str | None = None):
+    def __init__(self, config: NCSNppConfig, z_dim: int = 0, conditioning: Conditioning = NONE):
         super().__init__()
-        if config.version not in ("v1", "v2", "48k"):
-            raise UserError(f"NCSN++ version '{config.version}' is unknown: v1, v2 or 48k")
+        check_known("NCSN++ version", config.version, ("v1", "v2", "48k"))
         self.config = config
         widths = [config.nf * m for m in config.ch_mult]
         attention = [DESIGN_BINS >> i in config.attn_resolutions for i in range(len(widths))]
@@ -140,11 +153,11 @@ class NCSNpp(nn.Module):
             self.up.append(UpLevel(inputs, channels, time_dim, attention[i], head, last=i == 0))
         self.output = nn.Conv2d(MAPS, 2, 1)
 
-        self.embed = zero(z_dim, time_dim) if conditioning == "additive" else None
-        if conditioning == "film":
+        self.embed = conditioning.time(z_dim, time_dim) if conditioning.time else None
+        if conditioning.film:
             for block in self.modules():
                 if isinstance(block, ResBlock):
-                    block.add_film(z_dim)
+                    block.add_film(conditioning.film, z_dim)
         self.train()
 
     def train(self, mode: bool = True) -> NCSNpp:
@@ -160,6 +173,8 @@ class NCSNpp(nn.Module):
     def enhancement_multiple(self) -> int:
         """Frames of a file are filled up to this multiple: 64 for every published network, however few its levels."""
         return max(64, self.frame_multiple)
+
+    keeps_filled_frames = True  # as published: the inverse transform gets their estimate too
 
     def forward(self, state: Tensor, cond: Tensor, t: Tensor, z_r: Tensor | None = None) -> Tensor:
         maps = torch.cat([state.real, state.imag, cond.real, cond.imag], dim=1)

@@ -130,7 +130,7 @@ def read_published(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file", kind="missing")
     try:
         with torch.serialization.safe_globals([(_DataModule, "sgmse.data_module.SpecsDataModule")]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as e:
         raise UserError(f"{path} is not a plain checkpoint: it is not opened", kind="hostile") from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:

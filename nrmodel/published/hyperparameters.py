@@ -105,7 +105,7 @@ def _network(hyper: dict[str, Any], version: str, file: str) -> NCSNppConfig:
 
 
 def _pyramid(hyper: dict[str, Any], name: str, kind: str, at_48k: bool, file: str) -> bool:
-    return _one_of({name: hyper.get(name, "none" if at_48k else kind)}, name, {kind: True, "none": False}, file)
+    return bool(_one_of({name: hyper.get(name, "none" if at_48k else kind)}, name, {kind: True, "none": False}, file))
 
 
 def _process(hyper: dict[str, Any], file: str) -> OUVE | SBVE:

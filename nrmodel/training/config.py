@@ -9,6 +9,8 @@ from typing import Any
 from nrdata.errors import UserError
 from nrdata.options import Affects, check, option
 from nrdata.sampling.laws import parse_law
+from nrmodel.network.conditioning import CONDITIONINGS
+from nrmodel.network.encoders import ENCODERS
 from nrmodel.presets import PRESETS
 
 # Nothing else may change when a run goes on; the data are compared by their fingerprint.
@@ -38,10 +40,10 @@ class TrainConfig:
         None, "What the network predicts.", choices=("score", "denoiser", "data"), unset="the preset's"
     )
     conditioning: str | None = option(
-        None, "How the reference enters.", choices=("additive", "film", "spectrum"), unset="the preset's",
+        None, "How the reference enters.", choices=CONDITIONINGS, unset="the preset's",
         affects="reference",
     )  # fmt: skip
-    encoder: str = option("conv", "Noise encoder.", choices=("conv", "stats"), affects="reference")
+    encoder: str = option("conv", "Noise encoder.", choices=ENCODERS, affects="reference")
     ref_seconds: str = option(
         "1.0", "Length of the clips, or a range such as 0.25:2.0 drawn per batch.", unit="s", affects="reference"
     )

@@ -55,7 +55,7 @@ def batch_loss(
     noisy, clean = (torch.from_numpy(a).to(device) for a in (batch.noisy, batch.clean))
     samples = torch.from_numpy(batch.frames).to(device)
     level = model.level(noisy, samples).clamp(min=1e-5)[:, None]
-    multiple = int(model.network.frame_multiple)  # type: ignore[arg-type]
+    multiple = model.network.frame_multiple
     y, x0 = (pad_frames(model_config.spectrogram.forward(w / level), multiple, "zeros") for w in (noisy, clean))
     z, z_own = (pad_frames(draws[name], multiple, "zeros") for name in ("z", "z_own"))
     ref_samples = torch.from_numpy(batch.ref_frames).to(device)
