@@ -38,10 +38,9 @@ def numbers(kind, value: str, option: str, least: float = -math.inf) -> list:
 @click.option("--nfe", help="Numbers of network calls. Default: the model's own.")
 @click.option(
     "--sampler",
-    type=click.Choice(["budget", "published"]),
     default="budget",
     show_default=True,
-    help="budget: what suits --nfe. published: SGMSE+'s predictor and corrector.",
+    help="budget: what suits --nfe. published: SGMSE+'s predictor and corrector. Or the name of one.",
 )
 @click.option("--seeds", default="0", show_default=True, help="Seeds of clips and sampler noise.")
 @click.option("--peer", "peers", help="Other enhancers on the same files, or all (extra: peers).")
@@ -70,7 +69,7 @@ def command(
         raise click.UsageError("--shards or --clean and --noisy, not both")
     if ref is not None and noisy is None:
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
-    if sampler == "published" and (peers or enhanced) and checkpoint is None:
+    if sampler != "budget" and (peers or enhanced) and checkpoint is None:
         raise click.UsageError("--sampler is for a model: give its --checkpoint")
     from nrdata.labels import printable
     from nrdata.sampling.pool import MIN_REF_SECONDS
@@ -96,7 +95,6 @@ def command(
 
         path, taken = default_checkpoint() if checkpoint is None else (checkpoint, str(checkpoint))
         model = nrmodel.load(path)
-        model.published_sampler = sampler == "published"
         system = model.digest[:8]
         click.echo(f"model: {printable(taken)} ({system})", err=True)
         if model.null(1) is None and modes != "none":
@@ -104,7 +102,7 @@ def command(
     out = out or Path("out") / f"evaluate-{system}-{data}"
     click.echo(f"out: {printable(str(out))}", err=True)
     if noisy is not None and clean is None:
-        return rate(noisy, out, enhanced, model, ref, limit, budgets[0], as_json)
+        return rate(noisy, out, enhanced, model, ref, limit, budgets, sampler, as_json)
     summary = evaluate(
         model,
         dataset,
@@ -113,6 +111,7 @@ def command(
         modes=list(dict.fromkeys(modes.split(","))),
         ref_seconds=lengths,
         nfe=budgets,
+        sampler=sampler,
         seeds=seed_list,
         peers=peers.split(",") if peers else [],
         clean=clean,
@@ -132,13 +131,16 @@ def command(
     return 1 if late and enhanced else 0
 
 
-def rate(noisy, out, enhanced, model, ref, limit, nfe, as_json) -> int:
-    """Without clean files: DNSMOS alone."""
+def rate(noisy, out, enhanced, model, ref, limit, budgets, sampler, as_json) -> int:
+    """Without clean files: DNSMOS alone, the model at each of its numbers of calls."""
     from nrmodel.evaluation.dnsmos import rate_folders
+    from nrmodel.evaluation.metrics import SAMPLE_RATE
 
-    def enhance(x, clip):
-        return model.enhance(x, 16000, clip, 16000, nfe)
+    def at(nfe):
+        return lambda x, clip: model.enhance(x, SAMPLE_RATE, clip, SAMPLE_RATE, nfe, sampler=sampler)
 
-    lines = rate_folders(noisy, out, enhanced, enhance if model else None, ref, limit)
+    names = {nfe: "nr" if len(budgets) == 1 else f"nr {nfe}" for nfe in budgets}
+    enhancers = {names[nfe]: at(nfe) for nfe in budgets} if model else {}
+    lines = rate_folders(noisy, out, enhanced, enhancers, ref, limit)
     click.echo(json.dumps(lines, indent=1) if as_json else (out / "dnsmos.md").read_text(encoding="utf-8"), nl=False)
     return 0

@@ -1,6 +1,6 @@
 """How fast each system was while it was evaluated: speed.json beside the rows, which themselves hold no time.
 
-    [{"system": "nr:1ca6256b", "nfe": 5, "seconds": 40.1, "sound_seconds": 312.0, "threads": 2}, ...]
+[{"system": "nr:1ca6256b", "nfe": 5, "seconds": 40.1, "sound_seconds": 312.0, "threads": 2}, ...]
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def read_speed(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return entries
     except ValueError as e:
         raise UserError(f"{path} is no JSON ({e}): delete it, the tables then tell no time", "unreadable") from e
 
