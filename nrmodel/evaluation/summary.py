@@ -68,7 +68,8 @@ def difference(files: Files, other: Files, metric: str) -> Interval:
 
 def gains(rows: Sequence[Row], other: Files, metric: str) -> np.ndarray:
     """Score minus that of the same file in `other`, of paired rows."""
-    return numbers(rows, metric) - numbers([other[row.key] for row in rows], metric)
+    gained: np.ndarray = numbers(rows, metric) - numbers([other[row.key] for row in rows], metric)
+    return gained
 
 
 def paired(files: Files, other: Files, metric: str) -> list[Row]:

@@ -46,9 +46,9 @@ def primary(right_clip: BySeed, none: BySeed, baseline: BySeed, ref_seconds: flo
         "over_none": contrast(right_clip, none, keep=at_low_snr),
         "over_baseline": contrast(right_clip, baseline, keep=at_low_snr),
     }
-    quoted = min(gains, key=lambda name: math.inf if gains[name]["mean"] is None else gains[name]["mean"])
+    quoted = min(gains, key=lambda name: known(gains[name]["mean"], math.inf))
     conclusive = all(gain["conclusive"] for gain in gains.values())
-    shown = conclusive and all(gain["low"] > 0 for gain in gains.values())
+    shown = conclusive and all(known(gain["low"], -math.inf) > 0 for gain in gains.values())
     return {
         **gains,
         "null_handicap": contrast(none, baseline, keep=at_low_snr),
@@ -58,6 +58,10 @@ def primary(right_clip: BySeed, none: BySeed, baseline: BySeed, ref_seconds: flo
         "shown": shown,
         "sentence": sentence(gains, quoted, shown, conclusive, ref_seconds),
     }
+
+
+def known(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def sentence(gains: dict[str, Contrast], quoted: str, shown: bool, conclusive: bool, ref_seconds: float) -> str:
@@ -80,14 +84,14 @@ def sentence(gains: dict[str, Contrast], quoted: str, shown: bool, conclusive: b
             f"intelligibility at -5 and 0 dB by {numbers} ({basis}); both lower bounds would have to lie above 0."
         )
     margin = METRICS[PRIMARY].margin
-    small = f", which is under the {margin:g} that would matter" if gain["mean"] < margin else ""
+    small = f", which is under the {margin:g} that would matter" if known(gain["mean"], math.inf) < margin else ""
     return (
         f"A {ref_seconds:g} s clip of the noise, recorded in the same place at another time, raised intelligibility at "
         f"-5 and 0 dB by {numbers} ({basis}){small}."
     )
 
 
-def within(gain: dict[str, Any], ref_seconds: float) -> str:
+def within(gain: Contrast, ref_seconds: float) -> str:
     """What stands without a baseline."""
     if not gain["conclusive"]:
         return f"Nothing may be quoted: {TOO_SHORT}, and there is no baseline trained without references."
@@ -184,8 +188,7 @@ def criterion(number: int, title: str, what: str, metrics: dict[str, dict[str, A
 
 def worst_bound(change: Contrast, better: int) -> float:
     """What a change may be at its worst, more being better; the greatest of all where nothing is known."""
-    bound = change["low"] if better > 0 else change["high"]
-    return math.inf if bound is None else better * bound
+    return better * known(change["low"] if better > 0 else change["high"], better * math.inf)
 
 
 def no_contrast() -> Contrast:
