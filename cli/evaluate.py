@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def command(
         raise click.UsageError("--shards or --clean and --noisy, not both")
     if request.ref is not None and request.noisy is None:
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
-    if request.sampler == "published" and (request.peers or request.enhanced) and checkpoint is None:
+    if request.sampler != "budget" and (request.peers or request.enhanced) and checkpoint is None:
         raise click.UsageError("--sampler is for a model: give its --checkpoint")
     from nrdata.labels import printable
     from nrmodel.evaluation.evaluate import evaluate
@@ -70,7 +71,6 @@ def command(
 
         path, taken = default_checkpoint() if checkpoint is None else (checkpoint, str(checkpoint))
         model = nrmodel.load(path)
-        model.published_sampler = request.sampler == "published"
         system = model.digest[:8]
         click.echo(f"model: {printable(taken)} ({system})", err=True)
         if not model.takes_reference and request.modes != ("none",):
@@ -91,14 +91,18 @@ def command(
 
 
 def rate(request: EvaluationRequest, model: Any, out: Path, as_json: bool) -> int:
-    """Without clean files: DNSMOS alone."""
+    """Without clean files: DNSMOS alone, the model at each of its numbers of calls."""
     from nrmodel.evaluation.dnsmos import rate_folders
+    from nrmodel.evaluation.metrics import SAMPLE_RATE
 
-    def enhance(x: Any, clip: Any) -> Any:
-        return model.enhance(x, 16000, clip, 16000, request.nfe[0] if request.nfe else None)
+    budgets = request.nfe or (None,)
 
+    def at(nfe: int | None) -> Callable[[Any, Any], Any]:
+        return lambda x, clip: model.enhance(x, SAMPLE_RATE, clip, SAMPLE_RATE, nfe, sampler=request.sampler)
+
+    enhancers = {"nr" if len(budgets) == 1 else f"nr {nfe}": at(nfe) for nfe in budgets} if model else {}
     assert request.noisy is not None
-    lines = rate_folders(request.noisy, out, request.enhanced, enhance if model else None, request.ref, request.limit)
+    lines = rate_folders(request.noisy, out, request.enhanced, enhancers, request.ref, request.limit)
     table = (out / "dnsmos.md").read_text(encoding="utf-8")
     click.echo(json.dumps(lines, indent=1) if as_json else table, nl=False)
     return 0

@@ -65,8 +65,9 @@ def rebuild(folder: Path, check: bool) -> tuple[int, list[Path]]:
 def make(folder: Path, out: Path) -> None:
     """Tables and pictures of one folder, into `out`."""
     from nrdata.files import write_bytes
+    from nrmodel.evaluation.schema import read_rows
     from nrmodel.evaluation.speed import read_speed
-    from nrmodel.evaluation.tables import read_rows, write_tables
+    from nrmodel.evaluation.tables import write_tables
     from nrmodel.experiment import plots
 
     if (folder / "rows.jsonl").exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nrdata import audio
+from nrmodel.evaluation.metrics import METRICS
 from nrmodel.experiment.plan import read_plan
 from nrmodel.experiment.run import asked, cell_file, evaluation_folder, probe_file
 
@@ -49,6 +50,7 @@ def row(number: int, system: str, mode: str, ref_seconds: float, gain: float, nf
         "ref_distance_db": {"disjoint": 2.5, "mismatch": 9.5}.get(mode),
         "pesq_wb": round(1 + level, 6), "estoi": round(level, 6), "si_sdr": round(20 * level, 6), "failures": {},
     }  # fmt: skip
+    fields |= {name: round(1 - level, 6) for name, metric in METRICS.items() if metric.better < 0}
     return fields | changes
 
 

@@ -10,15 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import RATE, make_dataset
+from toys import TOY_METRIC, TOY_PEER, TOY_SAMPLER, rms_error
 
 import nrdata
 from cli.main import run
 from nrdata.errors import UserError
 from nrdata.keyed import noise_seed
-from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, seen, speaker_seen
+from nrmodel import checkpoint
+from nrmodel.config import preset
+from nrmodel.diffusion.choice import SAMPLERS
+from nrmodel.evaluation.evaluate import ShardFiles, evaluate, evenly, seen, speaker_seen
 from nrmodel.evaluation.folders import FolderFiles
+from nrmodel.evaluation.metrics import METRICS
+from nrmodel.evaluation.peers import PEERS, load
 from nrmodel.evaluation.request import EvaluationRequest
+from nrmodel.evaluation.schema import IDENTITY
 from nrmodel.evaluation.speed import read_speed
+from nrmodel.model import Model
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -32,7 +40,7 @@ class StandIn:
         self.calls: list[tuple[int, int]] = []
         self.stop_after = stop_after
 
-    def sampler(self, nfe):
+    def sampler(self, nfe, sampler):
         return "one-call" if nfe == 1 else "average", None
 
     def null(self, batch):
@@ -41,7 +49,7 @@ class StandIn:
     def embed(self, ref, sample_rate):
         return ref
 
-    def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0):
+    def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0, sampler="budget"):
         if self.stop_after is not None and len(self.calls) >= self.stop_after:
             raise KeyboardInterrupt
         self.calls.append((nfe, seed))
@@ -101,9 +109,9 @@ def test_every_setting_tells_how_long_it_took(whole, dataset, tmp_path):
     """Wall time over seconds of sound, by system and calls; rows hold no time, the tables beside them do."""
 
     class Slow(StandIn):
-        def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0):
+        def enhance(self, noisy, sample_rate, ref=None, ref_sample_rate=None, nfe=None, seed=0, sampler="budget"):
             time.sleep(0.05 * nfe)
-            return super().enhance(noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
+            return super().enhance(noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler)
 
     summary = evaluate(Slow(), dataset, EvaluationRequest(modes=("none",), nfe=(1, 3), limit=2), tmp_path)
     factor = {(e["system"], e["nfe"]): e["real_time_factor"] for e in summary["means"]}
@@ -285,10 +293,6 @@ def test_wrong_usage_exits_2(argv, sentence, capsys):
 
 
 def test_the_command_with_a_real_network(tiny_dataset, tmp_path, capsys):
-    from nrmodel import checkpoint
-    from nrmodel.config import preset
-    from nrmodel.model import Model
-
     model = Model(preset("nano", conditioning="spectrum"))
     checkpoint.save_model(tmp_path / "model.safetensors", model.state_dict(), model.config)
     argv = f"evaluate --checkpoint {tmp_path}/model.safetensors --shards {tiny_dataset} --limit 1 --out {tmp_path}/out"
@@ -304,6 +308,31 @@ def test_the_command_with_a_real_network(tiny_dataset, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
     assert run([*argv.split(), "--modes", "best", "--force"]) == 2
     assert "choose from" in capsys.readouterr().err
+    assert run([*argv.replace("/out", "/fast").split(), "--sampler", "fast"]) == 2
+    assert "'fast' is unknown: choose from budget, published, one-call" in capsys.readouterr().err
+
+
+def test_a_toy_metric_sampler_and_peer_are_known_by_a_row_of_their_table(tiny_dataset, tmp_path, monkeypatch):
+    """Nothing but the tables is told of them; the metric is scored in another process."""
+    model = Model(preset("nano", conditioning="spectrum"))
+    checkpoint.save_model(tmp_path / "model.safetensors", model.state_dict(), model.config)
+    for table, entry in ((METRICS, TOY_METRIC), (SAMPLERS, TOY_SAMPLER), (PEERS, TOY_PEER)):
+        monkeypatch.setitem(table, *entry)
+    load.cache_clear()
+    argv = f"evaluate --checkpoint {tmp_path}/model.safetensors --shards {tiny_dataset} --limit 2 --modes none,disjoint"
+    assert run([*argv.split(), "--out", f"{tmp_path}/out", "--sampler", "toy", "--peer", "toy", "--workers", "1"]) == 0
+    rows = {(row["key"], row["system"], row["mode"]): row for row in rows_of(tmp_path / "out")}
+    ours = [row for row in rows.values() if row["system"].startswith("nr:")]
+    assert {row["sampler"] for row in ours} == {"toy"}
+    for row in ours:  # the toy sampler gives back what it was given
+        assert row["si_sdr"] == pytest.approx(rows[row["key"], "noisy", "none"]["si_sdr"], abs=0.05)
+    sample = nrdata.open(tiny_dataset).sample(ours[0]["key"])
+    peer = rows[ours[0]["key"], "peer:toy", "none"]
+    assert peer["rms_error"] == pytest.approx(rms_error(sample.clean, 0.5 * sample.noisy), abs=2e-6)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert all("rms_error" in e["metrics"] for e in summary["means"] + summary["differences"])
+    for name, words in (("table.md", "Toy error FS"), ("table.csv", ",rms_error,")):
+        assert words in (tmp_path / "out" / name).read_text()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_experiment_plan import config
+from test_verdicts import row
 
 import nrdata
 import nrmodel
@@ -119,8 +120,8 @@ def test_training_works_after_an_enhancement_in_the_same_process(tiny_dataset, t
 
 
 def test_files_to_listen_to_are_not_the_best_ones():
-    none = {f"k{i}": {"key": f"k{i}", "estoi": 0.5} for i in range(9)}
-    right = {f"k{i}": {"key": f"k{i}", "estoi": 0.5 + 0.01 * i} for i in range(9)}
+    none = {f"k{i}": row(i, 0.5, key=f"k{i}") for i in range(9)}
+    right = {f"k{i}": row(i, 0.5 + 0.01 * i, key=f"k{i}") for i in range(9)}
     chosen = choose_files(right, none, 3)
     assert [key for key, _ in chosen] == ["k8", "k4", "k0"]
     assert len({key for key, _ in choose_files(right, none, 100)}) == 9
@@ -309,11 +310,11 @@ def test_embedded_data_are_made_by_a_cell(tmp_path, monkeypatch):
 def test_what_is_listened_to_comes_from_the_sampler_that_was_scored(small, tmp_path):
     path, out = copied(small, tmp_path)
     text = path.read_text().replace("[train]", f'runs = "{small[1]}/runs"\n[train]')
-    for evaluate, expected in (("", False), ('nfe = [2]\nsampler = "published"\n', True)):
+    for evaluate, expected in (("", "budget"), ('nfe = [2]\nsampler = "published"\n', "published")):
         path.write_text(text.replace("[evaluate]\n", f"[evaluate]\n{evaluate}"))
         made = read_plan(path, out)
         cells = [cell for cell in made.cells if cell.kind in ("listen", "probe", "evaluate") and cell.seed == 0]
-        assert {running.loaded(made, out, cell).published_sampler for cell in cells} == {expected}
+        assert {running.sampler_of(made, cell) for cell in cells} == {expected}
 
 
 def test_the_last_weights_are_evaluated_not_the_best(small):

@@ -86,18 +86,16 @@ def test_an_encoder_of_another_arm_is_the_run_of_the_same_seed_and_waits_for_it(
     assert "train proposed seed 0" in cell.needs
 
 
-def test_samplers_are_told_apart_by_their_calls():
+def test_samplers_that_cannot_be_had_are_refused_before_anything_is_trained():
     def evaluations(*given):
         return {"evaluation": [{"name": f"e{k}", **asked} for k, asked in enumerate(given)]}
 
     published = {"nfe": [60], "sampler": "published"}
-    assert plan(**evaluations(published, {"nfe": [1, 30]})).cells
-    with pytest.raises(UserError, match="proposed is evaluated with 60 calls"):  # a score network's own number
-        plan(train=TRAIN | {"objective": "score"}, **evaluations(published))
+    assert plan(**evaluations(published, {"nfe": [1, 60]})).cells  # two samplers of one number of calls
     for given, said in (
-        (evaluations(published, {"nfe": [1, 60]}), "60 calls of two samplers"),
-        (evaluations({"sampler": "published"}), "needs its nfe"),
-        (evaluations({"sampler": "fast", "nfe": [1]}), "sampler 'fast' is unknown: budget, published"),
+        (evaluations({"sampler": "published"}), "needs 2 calls"),  # the preset's own number is one
+        (evaluations({"sampler": "fast", "nfe": [1]}), "'fast' is unknown"),
+        (evaluations({"sampler": "bridge-ode", "nfe": [5]}), "trained on no bridge"),
     ):
         with pytest.raises(UserError, match=said):
             plan(**given)

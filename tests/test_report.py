@@ -11,7 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from planted import make_experiment
+from toys import TOY_METRIC
 
+from nrmodel.evaluation.metrics import METRICS
 from nrmodel.experiment import plots
 from nrmodel.experiment.plan import read_plan
 from nrmodel.experiment.plots import same_picture
@@ -70,6 +72,18 @@ def test_verdicts_are_what_was_planted(made):
     assert film["disjoint"]["estoi"]["mean"] == pytest.approx(0.02, abs=0.004)
     (peer,) = found["peers"]
     assert peer["ours_minus"]["estoi"]["mean"] == pytest.approx(0.11, abs=0.005)
+
+
+def test_a_toy_metric_of_which_less_is_better_is_in_the_report_by_its_row_of_the_table(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, *TOY_METRIC)
+    folder = make_experiment(tmp_path / "toy", files=72)
+    found = write_report(read_plan(folder / "plan.toml", folder), folder)
+    assert [e["metrics"]["rms_error"]["verdict"] for e in found["criteria"][:2]] == ["met", "met"]
+    assert found["criteria"][0]["metrics"]["rms_error"]["mean"] < 0
+    for heading in ("Verdicts", "By SNR", "The ladder", "Length of the clip", "Peers"):
+        part = (folder / "report.md").read_text().split(f"## {heading}")[1].split("\n## ")[0]
+        assert "Toy error FS" in part, heading
+    assert "Toy error FS" in (folder / "report.html").read_text()
 
 
 def test_the_markdown_begins_with_the_sentence_and_the_verdicts(made):

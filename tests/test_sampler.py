@@ -257,7 +257,7 @@ def test_a_row_of_the_table_keeps_its_budget_and_tells_its_steps(name, nfe):
 
 
 def test_a_sampler_of_another_process_or_of_no_name_is_refused():
-    with pytest.raises(UserError, match="trained on no bridge.*choose from one-call"):
+    with pytest.raises(UserError, match=r"trained on no bridge.*choose from one-call"):
         choose("bridge-ode", 5, Gaussian().config)
     with pytest.raises(UserError, match="'fast' is unknown: choose from budget, published, one-call"):
         choose("fast", 5, Gaussian().config)

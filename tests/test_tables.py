@@ -8,17 +8,21 @@ import json
 
 import numpy as np
 import pytest
+from toys import TOY_METRIC
 
 from nrdata.errors import UserError
-from nrmodel.evaluation import tables
 from nrmodel.evaluation.markdown import to_markdown
-from nrmodel.evaluation.tables import csv_cell, harm_rate, summarise, whole_clip
+from nrmodel.evaluation.metrics import METRICS
+from nrmodel.evaluation.schema import Row, read_rows, row_of
+from nrmodel.evaluation.spreadsheet import csv_cell
+from nrmodel.evaluation.summary import harm_rate, summarise, whole_clip
+from nrmodel.evaluation.tables import write_tables
 
 SNRS = (-5.0, 0.0, 5.0, 10.0)
 GAIN = {"none": 0.0, "disjoint": 0.02, "mismatch": -0.03}  # of ESTOI; 100 times that of SI-SDR
 
 
-def row(number: int, system: str, mode: str, **changes) -> dict:
+def row(number: int, system: str, mode: str, **changes) -> Row:
     """One row; the metrics are a function of number and mode plus what `changes` says."""
     rng = np.random.default_rng(number)
     base = 0.6 + 0.1 * rng.standard_normal()
@@ -33,10 +37,15 @@ def row(number: int, system: str, mode: str, **changes) -> dict:
         "ref_distance_db": {"disjoint": 2.0, "mismatch": 10.0}.get(mode), "pesq_wb": 1.5 + gain, "estoi": base + gain,
         "si_sdr": 5.0 + 100 * gain, "failures": {},
     }  # fmt: skip
-    return fields | changes
+    return row_of(fields | changes)
 
 
-def experiment(files: int = 240) -> list[dict]:
+def but(row: Row, **changes) -> Row:
+    """The same row with other entries."""
+    return row_of(row.as_json() | changes)
+
+
+def experiment(files: int = 240) -> list[Row]:
     rows = [row(k, "noisy", "none") for k in range(files)]
     return rows + [row(k, "nr:00000000", mode) for k in range(files) for mode in GAIN]
 
@@ -73,7 +82,7 @@ def test_harm_counts_losses_over_a_decibel():
 
 def test_a_failed_file_is_left_out_of_its_metric_and_counted():
     rows = experiment(48)
-    rows[-1] |= {"estoi": None, "failures": {"estoi": "no_speech"}}  # of mismatch
+    rows[-1] = but(rows[-1], estoi=None, failures={"estoi": "no_speech"})  # of mismatch
     found = summarise(rows)
     entry = next(e for e in found["means"] if e["mode"] == "mismatch")
     assert entry["metrics"]["estoi"]["files"] == 47 and entry["metrics"]["pesq_wb"]["files"] == 48
@@ -85,7 +94,7 @@ def test_a_failed_file_is_left_out_of_its_metric_and_counted():
 
 def test_seeds_of_a_file_are_one_file():
     rows = experiment(60)
-    again = [r | {"seed": 1, "estoi": r["estoi"] + 0.02 * (r["mode"] == "disjoint")} for r in rows]
+    again = [but(r, seed=1, estoi=r.scores["estoi"] + 0.02 * (r.mode == "disjoint")) for r in rows]
     one, two = (summarise(r)["primary"][0]["over_none"] for r in (rows, rows + again))
     assert two["files"] == one["files"]
     assert two["mean"] == pytest.approx(one["mean"] + 0.01, abs=1e-5)
@@ -101,8 +110,8 @@ def test_gain_falls_with_distance(summary):
 
 def test_more_calls_are_compared_with_the_next_fewer_on_the_same_files():
     rows = experiment(24)
-    better = [r | {"nfe": n, "estoi": r["estoi"] + gain} for n, gain in ((5, 0.02), (30, 0.01)) for r in rows
-              if r["system"].startswith("nr")]  # fmt: skip
+    better = [but(r, nfe=n, estoi=r.scores["estoi"] + gain) for n, gain in ((5, 0.02), (30, 0.01)) for r in rows
+              if r.system.startswith("nr")]  # fmt: skip
     summary = summarise(rows + better)
     steps = {(e["mode"], e["nfe"], e["minus_nfe"]): e["metrics"]["estoi"]["mean"] for e in summary["calls"]}
     assert {(nfe, minus) for _, nfe, minus in steps} == {(5, 1), (30, 5)}
@@ -112,27 +121,26 @@ def test_more_calls_are_compared_with_the_next_fewer_on_the_same_files():
 
 def test_lengths_compare_the_files_with_the_full_clip():
     rows = experiment(60)
-    long = [r | {"ref_seconds": 2.0, "ref_span": [0, 32000 if int(r["key"][-2:]) % 3 else 16000]}
-            for r in rows if r["mode"] == "disjoint"]  # fmt: skip
-    long = [r | {"estoi": r["estoi"] + 0.01} for r in long]
+    long = [but(r, ref_seconds=2.0, ref_span=[0, 32000 if int(r.key[-2:]) % 3 else 16000],
+                estoi=r.scores["estoi"] + 0.01) for r in rows if r.mode == "disjoint"]  # fmt: skip
     (entry,) = summarise(rows + long)["lengths"]
     assert (entry["ref_seconds"], entry["minus_seconds"]) == (1.0, 2.0)
-    assert entry["metrics"]["estoi"]["files"] == sum(r["ref_span"][1] == 32000 for r in long)
+    assert entry["metrics"]["estoi"]["files"] == sum(r.ref_span[1] == 32000 for r in long)
     assert entry["metrics"]["estoi"]["mean"] == pytest.approx(-0.01, abs=1e-6)
-    short = [r | {"ref_span": [0, 16000]} for r in long]  # nobody had 2 s
+    short = [but(r, ref_span=[0, 16000]) for r in long]  # nobody had 2 s
     (entry,) = summarise(rows + short)["lengths"]
     assert entry["metrics"]["estoi"]["files"] == 0
 
 
 def test_a_whole_clip_has_the_samples_that_were_asked_for():
     clip = row(0, "nr", "disjoint")
-    assert [whole_clip(clip | {"ref_span": [100, 100 + n]}, 0.5) for n in (8000, 7999, 24000)] == [True, False, False]
-    assert whole_clip(clip | {"ref_span": [0, 24000], "sample_rate": 48000}, 0.5)
-    assert whole_clip(clip | {"ref_span": [-1, -1]}, 0.5)  # white noise
+    assert [whole_clip(but(clip, ref_span=[100, 100 + n]), 0.5) for n in (8000, 7999, 24000)] == [True, False, False]
+    assert whole_clip(but(clip, ref_span=[0, 24000], sample_rate=48000), 0.5)
+    assert whole_clip(but(clip, ref_span=[-1, -1]), 0.5)  # white noise
 
 
 def test_unknown_places_and_speakers_are_no_cluster_and_no_stratum():
-    rows = [r | {"env_id": "local/unknown", "speaker": "local/unknown~2"} for r in experiment(24)]
+    rows = [but(r, env_id="local/unknown", speaker="local/unknown~2") for r in experiment(24)]
     found = summarise(rows)
     entry = found["means"][0]["metrics"]["estoi"]
     assert entry["environments"] == entry["speakers"] == entry["files"] == 24
@@ -140,12 +148,10 @@ def test_unknown_places_and_speakers_are_no_cluster_and_no_stratum():
 
 
 def test_speakers_and_recordings_of_the_training_are_counted():
-    rows = [r | {"speaker_seen": r["speaker"] < "local/s5"} for r in experiment(240)]
-    rows = [
-        r | ({"seen": "recording", "recording": f"local/r{r['env_id']}"} if r["seen"] != "unseen" else {}) for r in rows
-    ]
+    rows = [but(r, speaker_seen=r.speaker < "local/s5") for r in experiment(240)]
+    rows = [but(r, seen="recording", recording=f"local/r{r.env_id}") if r.seen != "unseen" else r for r in rows]
     assert summarise(rows)["in_training"] == {"speakers": 5, "of_speakers": 10, "recordings": 9, "of_recordings": 10}
-    assert summarise([r | {"seen": None} for r in experiment(8)])["in_training"] is None
+    assert summarise([but(r, seen=None) for r in experiment(8)])["in_training"] is None
 
 
 def test_levels_are_those_of_the_plan(summary):
@@ -177,8 +183,8 @@ HOSTILE = "=1+1<script>\x1b[2J\n|\udcff"
 
 
 def test_names_are_safe_in_every_table(tmp_path):
-    rows = [r | {"env_id": HOSTILE} for r in experiment(24)] + [row(1, f"peer:{HOSTILE}", "none")]
-    tables.write_tables([r | {"system": HOSTILE} if r["system"] == "noisy" else r for r in rows], tmp_path)
+    rows = [but(r, env_id=HOSTILE) for r in experiment(24)] + [row(1, f"peer:{HOSTILE}", "none")]
+    write_tables([but(r, system=HOSTILE) if r.system == "noisy" else r for r in rows], tmp_path)
     for name in ("summary.json", "table.csv", "table.md"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "\x1b" not in text
@@ -200,8 +206,25 @@ def test_formulas_are_text(text):
 
 
 def test_broken_rows_name_file_and_line(tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a":\n')
-    with pytest.raises(UserError, match=r"rows.jsonl, line 2"):
-        tables.read_rows(tmp_path / "rows.jsonl")
+    whole = json.dumps(row(0, "noisy", "none").as_json())
+    for torn, told in (('{"a":', "line 2, is no JSON"), ('{"a": 1}', "line 2, is no row .*'key' is missing")):
+        (tmp_path / "rows.jsonl").write_text(f"{whole}\n{torn}\n")
+        with pytest.raises(UserError, match=rf"rows.jsonl, {told}"):
+            read_rows(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="unfinished"):
-        tables.read_rows(tmp_path / "nothing.jsonl")
+        read_rows(tmp_path / "nothing.jsonl")
+
+
+def test_two_samplers_of_one_number_of_calls_are_two_settings():
+    rows = experiment(48)
+    other = [but(r, sampler="heun", estoi=r.scores["estoi"] + 0.1) for r in rows if r.system.startswith("nr")]
+    means = [e["metrics"]["estoi"]["mean"] for e in summarise(rows + other)["means"] if e["mode"] == "disjoint"]
+    assert len(means) == 2 and means[1] - means[0] == pytest.approx(0.1, abs=1e-4)
+    gains = [e["over_none"]["mean"] for e in summarise(rows + other)["primary"]]
+    assert gains[0] == pytest.approx(gains[1], abs=1e-4)  # each against its own `none`
+
+
+def test_rows_older_than_a_metric_are_read_and_told_without_it(summary, monkeypatch):
+    """Committed rows know nothing of a metric that is added later; their tables stay as they are."""
+    monkeypatch.setitem(METRICS, *TOY_METRIC)
+    assert summarise(experiment()) == summary and TOY_METRIC[1].heading not in to_markdown(summary)

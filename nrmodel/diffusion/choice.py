@@ -41,6 +41,7 @@ def start_of(config: ModelConfig) -> float:
 
 def exponential(nfe: int, config: ModelConfig) -> dict[str, Any]:
     """Exponential-integrator steps from a later start, part of the noise replaced."""
+    assert isinstance(config.process, OUVE)  # the row's process
     levels = spaced_levels(config.process, nfe, start=LATE_START)
     return {"start": LATE_START, "levels": levels, "renoise": "ancestral"}
 

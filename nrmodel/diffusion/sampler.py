@@ -10,9 +10,9 @@ Every sampler is called alike, `sampler(model, y, z_r, noise, *, callback=None, 
   towards 0), and what would be returned if it ended there, complex (B, 1, F, T). The last one told is the result.
 
 Predictors and correctors follow Song et al. 2021 (alg. 2, 4, 5) and Richter et al. 2023 (arXiv 2208.05830); the bridge
-has samplers of its own (`bridge`), the table of all stands in `choice`. With u = (x_t - (1 - e^-theta t) y) e^(theta t) = x0 + s z and
-s = sigma(t) e^(theta t), the process is variance-exploding in (u, s): there the linear drift is integrated exactly, and
-`few_step` works in these coordinates.
+has samplers of its own (`bridge`), the table of all stands in `choice`. With u = (x_t - (1 - e^-theta t) y) e^(theta t)
+= x0 + s z and s = sigma(t) e^(theta t), the process is variance-exploding in (u, s): there the linear drift is
+integrated exactly, and `few_step` works in these coordinates.
 """
 
 from __future__ import annotations

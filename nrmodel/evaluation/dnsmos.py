@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from nrdata.files import write_text
 from nrmodel.evaluation.folders import by_name, check_pairs, drawn, read_mono
 from nrmodel.evaluation.markdown import escaped, table
 from nrmodel.evaluation.metrics import SAMPLE_RATE
-from nrmodel.evaluation.tables import csv_cell
+from nrmodel.evaluation.spreadsheet import csv_cell
 
 RATINGS = ("sig", "bak", "ovrl")
+Enhancer = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # (noisy, clip) -> enhanced, at 16 kHz
 SHORTEST_SECONDS = 0.5  # DNSMOS repeats what is under 9 s; under this it rates the repetition
 
 
@@ -42,11 +43,11 @@ def rate_folders(
     noisy: Path,
     out: Path,
     enhanced: Path | None = None,
-    enhance: Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None = None,
+    enhancers: Mapping[str, Enhancer] | None = None,
     ref: Path | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Ratings of each noisy file, of its estimate in `enhanced`, and of what `enhance(noisy, clip)` makes of it.
+    """Ratings of each noisy file, of its estimate in `enhanced`, and of what each of `enhancers` makes of it.
 
     Writes dnsmos.csv (a line a file and system) and dnsmos.md (means) into `out`; returns the lines.
     """
@@ -63,8 +64,8 @@ def rate_folders(
         sounds = {"noisy": x}
         if estimates:
             sounds["enhanced"] = read_mono(estimates[name])
-        if enhance:
-            sounds["nr"] = enhance(x, read_mono(clips[name]) if clips else None)
+        for system, enhance in (enhancers or {}).items():
+            sounds[system] = enhance(x, read_mono(clips[name]) if clips else None)
         for system, sound in sounds.items():
             try:
                 lines.append({"key": name, "system": system, **dnsmos(sound), "failure": ""})

@@ -16,7 +16,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,18 @@ from nrdata.keyed import noise_seed
 from nrdata.labels import is_unknown, place_of
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
-from nrmodel.evaluation import tables
 from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
-from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores
+from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores, failed
 from nrmodel.evaluation.request import EvaluationRequest
-from nrmodel.evaluation.rungs import Reference, parse_rung, reference
+from nrmodel.evaluation.rungs import NO_SPAN, ShownClip, parse_rung, reference
+from nrmodel.evaluation.schema import Row, line_of, read_rows, row_of
 from nrmodel.evaluation.scoring import ScoringPool
 from nrmodel.evaluation.speed import Stopwatch, read_speed
-from nrmodel.evaluation.systems import System, folder_system, model_systems, peer_system
+from nrmodel.evaluation.systems import Enhancer, System, folder_system, model_systems, peer_system
+from nrmodel.evaluation.tables import write_tables
 
 # In the folder of an evaluation:
 MADE = ("rows.jsonl", "rows.partial", "speed.json", "summary.json", "table.csv", "table.md")
-IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "seed")  # of a row
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,13 @@ class Job:
     nfe: int
     seed: int
 
-    def identity(self, key: str) -> tuple:
-        return (key, self.system.name, self.mode, self.ref_seconds, self.nfe, self.seed)
+    @property
+    def sampler(self) -> str:
+        return self.system.sampler(self.nfe)
+
+    def identity(self, key: str) -> tuple[Any, ...]:
+        """That of its row, as `schema.IDENTITY` orders it."""
+        return (key, self.system.name, self.mode, self.ref_seconds, self.nfe, self.sampler, self.seed)
 
 
 class ShardFiles:
@@ -90,11 +95,11 @@ class ShardFiles:
     def fault(self, sounds: Sounds) -> str | None:
         return None  # `noisy = clean + noise` is an invariant of shards
 
-    def reference(self, row: int, sounds: Sounds, mode: str, ref_seconds: float, seed: int) -> Reference | None:
+    def reference(self, row: int, sounds: Sounds, mode: str, ref_seconds: float, seed: int) -> ShownClip | None:
         return reference(self.dataset, self.split, row, mode, ref_seconds, seed)
 
 
-def evaluate(model: Any, dataset: Any, asked: EvaluationRequest, out: Path) -> dict[str, Any]:
+def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out: Path) -> dict[str, Any]:
     """Score a model, peers or a folder of estimates, on a split of `dataset` or on plain folders; returns the summary.
 
     Writes into `out`: rows.jsonl, summary.json, table.csv, table.md, config.json (what was asked), speed.json (wall
@@ -114,7 +119,9 @@ def evaluate(model: Any, dataset: Any, asked: EvaluationRequest, out: Path) -> d
         raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
     systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
     if model is not None:
-        systems += model_systems(model, files.sample_rate, modes, asked.ref_seconds, asked.nfe or (None,), asked.seeds)
+        systems += model_systems(
+            model, files.sample_rate, modes, asked.ref_seconds, asked.nfe or (None,), asked.seeds, asked.sampler
+        )
     systems += [peer_system(name, modes, asked.ref_seconds) for name in peer_functions.chosen(asked.peers)]
     if asked.enhanced is not None:
         systems.append(folder_system(asked.enhanced, [files.key(row) for row in files.rows]))
@@ -124,25 +131,29 @@ def evaluate(model: Any, dataset: Any, asked: EvaluationRequest, out: Path) -> d
         "systems": {system.name: list(system.budgets) for system in systems},
         "folders": [str(folder) if folder else "" for folder in (asked.clean, asked.noisy, asked.ref, asked.enhanced)],
     }  # fmt: skip
-    if getattr(model, "published_sampler", False):
-        request["sampler"] = "published"
-    training_data = getattr(model, "training_data", None)
+    if asked.sampler != "budget":
+        request["sampler"] = asked.sampler
+    training_data = None if model is None else model.training_data
     prepare(out, request, asked.force)
     if not (out / "rows.jsonl").exists():
         workers = asked.workers or max(1, (os.cpu_count() or 2) // 2)
         write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
         run(files, systems, out, training_data, workers)
-    summary = tables.write_tables(tables.read_rows(out / "rows.jsonl"), out, read_speed(out))
+    summary = write_tables(read_rows(out / "rows.jsonl"), out, read_speed(out))
     warn_of_training_data(summary["in_training"])
     return summary
 
 
 def run(
-    files: ShardFiles | FolderFiles, systems: list[System], out: Path, training_data: dict | None, workers: int
+    files: ShardFiles | FolderFiles,
+    systems: list[System],
+    out: Path,
+    training_data: dict[str, Any] | None,
+    workers: int,
 ) -> None:
     """Make the rows that are missing, then sort and name the file."""
     partial = out / "rows.partial"
-    done = {tuple(row[name] for name in IDENTITY) for row in resumable(partial)}
+    done = {row.identity for row in resumable(partial)}
     planned = [(row, job) for row, jobs in plan(files, systems) for job in jobs]
     with (
         partial.open("a", encoding="ascii") as file,
@@ -151,9 +162,8 @@ def run(
         Stopwatch(out) as stopwatch,
     ):
 
-        def append(row: dict[str, Any], scores: Scores) -> None:
-            line = finished_row(row, scores)
-            file.write(json.dumps(line, allow_nan=False, ensure_ascii=True) + "\n")
+        def append(row: Row, scores: Scores) -> None:
+            file.write(line_of(finished_row(row, scores)))
             file.flush()
             progress.advance()
 
@@ -167,19 +177,16 @@ def run(
             facts |= {"seen": seen(facts, training_data), "speaker_seen": speaker_seen(facts, training_data)}
             for job in waiting:
                 described, estimate = enhanced_row(files, row, facts, sounds, job, stopwatch)
-                own_fault = described.pop("fault", None)
-                named = fault or own_fault
-                if named or estimate is None:
-                    append(described, Scores(failures=dict.fromkeys(METRICS, str(named))))
+                if fault is not None or isinstance(estimate, str):
+                    append(described, failed(fault or str(estimate)))
                     continue
                 clean, estimate = (audio.resample(x, sounds.sample_rate, SAMPLE_RATE) for x in (sounds.clean, estimate))
                 for tag, scores in pool.submit(described, clean, estimate, SAMPLE_RATE, job.system.alignment):
                     append(tag, scores)
         for tag, scores in pool.drain():
             append(tag, scores)
-    rows = sorted(resumable(partial), key=lambda row: [(v is None, v) for v in map(row.get, IDENTITY)])
-    text = "".join(json.dumps(row, allow_nan=False, ensure_ascii=True) + "\n" for row in rows)
-    write_text(out / "rows.jsonl", text)
+    rows = sorted(resumable(partial), key=lambda row: row.identity)
+    write_text(out / "rows.jsonl", "".join(map(line_of, rows)))
     partial.unlink()
 
 
@@ -198,44 +205,44 @@ def plan(files: ShardFiles | FolderFiles, systems: list[System]) -> Iterator[tup
 
 def enhanced_row(
     files: ShardFiles | FolderFiles, row: int, facts: dict[str, Any], sounds: Sounds, job: Job, stopwatch: Stopwatch
-) -> tuple[dict[str, Any], np.ndarray | None]:
-    """The row without its scores, and the estimate; `fault` names why there is none."""
+) -> tuple[Row, np.ndarray | str]:
+    """The row without its scores, and the estimate, or the name of why there is none."""
     clip = files.reference(row, sounds, job.mode, job.ref_seconds, job.seed)
-    described = {
-        "key": facts["key"], "system": job.system.name, "mode": job.mode, "ref_seconds": job.ref_seconds,
-        "sampler": job.system.sampler(job.nfe), "nfe": job.nfe, "seed": job.seed,
-        **{name: facts[name] for name in ("env_id", "recording", "speaker", "snr_db", "seen", "speaker_seen")},
-        "sample_rate": sounds.sample_rate,
-        "relation": clip.relation if clip else "missing", "ref_source": clip.source if clip else "",
-        "ref_span": list(clip.span) if clip else [-1, -1],
-        "ref_distance_db": None if clip is None or clip.distance_db is None else round(clip.distance_db, 3),
-    }  # fmt: skip
+    described = Row(
+        **facts, system=job.system.name, mode=job.mode, ref_seconds=job.ref_seconds, sampler=job.sampler, nfe=job.nfe,
+        seed=job.seed, sample_rate=sounds.sample_rate, relation=clip.relation if clip else "missing",
+        ref_source=clip.source if clip else "", ref_span=clip.span if clip else NO_SPAN,
+        ref_distance_db=None if clip is None or clip.distance_db is None else round(clip.distance_db, 3),
+    )  # fmt: skip
     if clip is None:
-        return described | {"fault": "no_reference"}, None
+        return described, "no_reference"
     seed, begun = noise_seed(facts["key"], job.seed), time.perf_counter()
     estimate, flags = job.system.enhance(facts["key"], sounds, clip.sound, job.nfe, seed)
     if job.system.computes:
         seconds = time.perf_counter() - begun
         stopwatch.add(job.system.name, job.nfe, seconds, len(sounds.noisy) / sounds.sample_rate)
-    described["flags"] = flags
+    described = replace(described, flags=flags)
     if job.system.name == "noise":
         left_db = audio.rms_dbfs(estimate) - audio.rms_dbfs(sounds.noise)
-        described["left_db"] = round(max(left_db, -120.0), 3)
-        return described | {"fault": "silent_reference"}, None  # there is no speech to score against
+        # There is no speech to score against.
+        return replace(described, left_db=round(max(left_db, -120.0), 3)), "silent_reference"
     return described, estimate
 
 
-def finished_row(described: dict[str, Any], scores: Scores) -> dict[str, Any]:
-    values = {name: round(scores.values[name], 6) if name in scores.values else None for name in tables.METRICS}
-    flags = described.pop("flags", []) + scores.flags
-    delay = {"delay_ms": round(scores.delay_ms, 3)} if scores.delay_ms else {}
-    return {**described, **values, "failures": scores.failures, "flags": flags, **delay}
+def finished_row(described: Row, scores: Scores) -> Row:
+    return replace(
+        described,
+        scores={name: round(scores.values[name], 6) if name in scores.values else None for name in METRICS},
+        failures=scores.failures,
+        flags=[*described.flags, *scores.flags],
+        delay_ms=round(scores.delay_ms, 3),
+    )
 
 
 # --- small things ----------------------------------------------------------------------------------------------------
 
 
-def made_with(model: Any, fingerprint: str, workers: int) -> dict[str, Any]:
+def made_with(model: Enhancer | None, fingerprint: str, workers: int) -> dict[str, Any]:
     """What else a result depends on, or may be asked about."""
     found = {"fingerprint": fingerprint, "scoring_processes": workers}
     if model is None:
@@ -245,7 +252,7 @@ def made_with(model: Any, fingerprint: str, workers: int) -> dict[str, Any]:
     return found | {"model_sha256": model.digest, "torch_threads": torch.get_num_threads()}
 
 
-def seen(facts: dict[str, Any], training_data: dict | None) -> str | None:
+def seen(facts: dict[str, Any], training_data: dict[str, Any] | None) -> str | None:
     """`recording`, `environment` or `unseen` in training; None where it is not known. A variant (`~k`) of a seen
     environment is seen."""
     if training_data is None or is_unknown(facts["env_id"]):
@@ -256,7 +263,7 @@ def seen(facts: dict[str, Any], training_data: dict | None) -> str | None:
     return "environment" if place_of(facts["env_id"]) in places else "unseen"
 
 
-def speaker_seen(facts: dict[str, Any], training_data: dict | None) -> bool | None:
+def speaker_seen(facts: dict[str, Any], training_data: dict[str, Any] | None) -> bool | None:
     """Whether the model was trained on speech of this speaker; None where that is not known."""
     if training_data is None or is_unknown(facts["speaker"]):
         return None
@@ -298,7 +305,7 @@ def prepare(out: Path, request: dict[str, Any], force: bool) -> None:
     write_json(config, request)
 
 
-def resumable(partial: Path) -> list[dict[str, Any]]:
+def resumable(partial: Path) -> list[Row]:
     """The rows of an unfinished file, each identity once; a last line without its end is cut off."""
     if not partial.exists():
         return []
@@ -307,5 +314,5 @@ def resumable(partial: Path) -> list[dict[str, Any]]:
     if len(whole) < len(data):
         with partial.open("r+b") as file:
             file.truncate(len(whole))
-    rows = [json.loads(line) for line in whole.splitlines()]
-    return list({tuple(row[name] for name in IDENTITY): row for row in rows}.values())
+    rows = [row_of(json.loads(line)) for line in whole.splitlines()]
+    return list({row.identity: row for row in rows}.values())

@@ -16,7 +16,7 @@ import numpy as np
 from nrdata import audio
 from nrdata.errors import UserError
 from nrmodel.evaluation.metrics import SAMPLE_RATE, looks_swapped
-from nrmodel.evaluation.rungs import Reference, spectral_distance_db
+from nrmodel.evaluation.rungs import ShownClip, spectral_distance_db
 
 RATE_RULE = f"all files are taken as mono and resampled to {SAMPLE_RATE} Hz before enhancement and scoring"
 
@@ -66,14 +66,14 @@ class FolderFiles:
         """Why the pair as a whole cannot be scored."""
         return "swapped" if looks_swapped(sounds.clean, sounds.noisy) else None
 
-    def reference(self, row: int, sounds: Sounds, mode: str, ref_seconds: float, seed: int) -> Reference | None:
+    def reference(self, row: int, sounds: Sounds, mode: str, ref_seconds: float, seed: int) -> ShownClip | None:
         """The file's own clip whole (`given`), whatever length was asked."""
         if mode == "none":
-            return Reference(None)
+            return ShownClip(None)
         name = self.names[row]
         clip = read_mono(self.ref[name])
         distance = spectral_distance_db(clip, sounds.noise, SAMPLE_RATE)
-        return Reference(clip, "given", f"{name}.ref", (0, len(clip)), distance)
+        return ShownClip(clip, "given", f"{name}.ref", (0, len(clip)), distance)
 
 
 def drawn(count: int, limit: int | None) -> Sequence[int]:

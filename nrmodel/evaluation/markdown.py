@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from nrdata.labels import printable
-from nrmodel.evaluation.tables import MARGINS, METRICS, TITLES, TOO_SHORT
+from nrmodel.evaluation.metrics import METRICS
+from nrmodel.evaluation.schema import setting_of
+from nrmodel.evaluation.summary import HARM_DB, TOO_SHORT, Facts
 
-DIGITS = {"pesq_wb": 2, "estoi": 3, "si_sdr": 2}
+UNRELATED_TO_CLIPS = ("pesq_wb",)  # left out of the table by distance, to keep it short
 
 
 def to_markdown(summary: dict[str, Any]) -> str:
     """All sections that have something to say."""
+    names = measured(summary)
+    headings = [METRICS[m].heading for m in names]
     parts = [
         f"{summary['files']} files, {summary['rows']} rows. Brackets: 95 % intervals clustered by place and speaker.\n",
         primary(summary["primary"]),
@@ -20,28 +24,34 @@ def to_markdown(summary: dict[str, Any]) -> str:
     ]
     for other, title in (("none", "Minus `none` of the same weights"), ("noisy", "Minus the noisy input")):
         chosen = [e for e in summary["differences"] if e["minus"] == other]
-        columns = [*TITLES.values(), f"harmed (over {1:g} dB SI-SDR)", "files, clusters"]
+        columns = [*headings, f"harmed (over {HARM_DB:g} dB SI-SDR)", "files, clusters"]
         parts.append(table(title, columns, [(label(e), difference_cells(e)) for e in chosen]))
-    margins = ", ".join(f"{MARGINS[m]:g} {TITLES[m]}" for m in METRICS)
+    margins = ", ".join(f"{METRICS[m].margin:g} {METRICS[m].heading}" for m in names)
     parts.append(f"A difference matters from {margins} on. All but the first contrast are exploratory.\n")
     for name, title in (("snr_db", "By SNR"), ("seen", "By what training saw"), ("environment", "By environment")):
-        parts.append(stratified(f"{title} ({' / '.join(TITLES.values())})", summary["by"][name]))
+        parts.append(stratified(f"{title} ({' / '.join(headings)})", summary["by"][name]))
     rows = [
         (label(e), [f"{e['minus_seconds']:g} s", *intervals(e["metrics"]), judged(e["metrics"])])
         for e in summary["lengths"]
     ]
-    parts.append(table("Length of the clip, same files", ["minus", *TITLES.values(), "files, clusters"], rows))
+    parts.append(table("Length of the clip, same files", ["minus", *headings, "files, clusters"], rows))
     rows = [(label(e), [str(e["minus_nfe"]), *intervals(e["metrics"]), judged(e["metrics"])]) for e in summary["calls"]]
-    parts.append(table("Network calls: minus the next fewer", ["minus", *TITLES.values(), "files, clusters"], rows))
+    parts.append(table("Network calls: minus the next fewer", ["minus", *headings, "files, clusters"], rows))
     parts.append(distances(summary["by_distance"]))
     parts.append(controls(summary["controls"]))
     parts.append(failures(summary))
     return "\n".join(part for part in parts if part)
 
 
+def measured(summary: dict[str, Any]) -> list[str]:
+    """The metrics that the summary has."""
+    return list(summary["means"][0]["metrics"]) if summary["means"] else []
+
+
 def means(summary: dict[str, Any]) -> str:
     """Every setting's means, and where it was measured how long an enhancement took."""
-    columns, rows = ["files", *TITLES.values()], [(label(e), means_cells(e)) for e in summary["means"]]
+    columns = ["files", *(METRICS[m].heading for m in measured(summary))]
+    rows = [(label(e), means_cells(e)) for e in summary["means"]]
     if "threads" not in summary:
         return table("Means", columns, rows)
     factors = [e["real_time_factor"] for e in summary["means"]]
@@ -69,10 +79,7 @@ def primary(contrasts: Sequence[dict[str, Any]]) -> str:
 
 def label(e: dict[str, Any]) -> str:
     """System, mode, length and calls in a few words."""
-    seconds = f" {e['ref_seconds']:g} s" if e["ref_seconds"] else ""
-    calls = f", {e['nfe']} call{'s' if e['nfe'] > 1 else ''}" if e["nfe"] else ""
-    mode = "" if e["system"] in ("noisy", "enhanced") else f" {e['mode']}"
-    return escaped(f"{e['system']}{mode}{seconds}{calls}")
+    return escaped(setting_of(e).words())
 
 
 def short_label(e: dict[str, Any]) -> str:
@@ -83,10 +90,9 @@ def short_label(e: dict[str, Any]) -> str:
 def means_cells(e: dict[str, Any]) -> list[str]:
     """Files, then each mean; how many files have a number where not all do."""
     cells = [str(e["n"])]
-    for metric in METRICS:
-        value = e["metrics"][metric]
+    for metric, value in e["metrics"].items():
         n = f" (n {value['files']})" if value["files"] != e["n"] else ""
-        cells.append(with_interval(value, DIGITS[metric], sign=False) + n)
+        cells.append(with_interval(value, METRICS[metric].digits, sign=False) + n)
     return cells
 
 
@@ -95,28 +101,28 @@ def difference_cells(e: dict[str, Any]) -> list[str]:
     return [*intervals(e["metrics"]), harm, judged(e["metrics"])]
 
 
-def intervals(metrics: dict[str, dict[str, Any]]) -> list[str]:
-    return [with_interval(metrics[m], DIGITS[m]) for m in METRICS]
+def intervals(metrics: dict[str, Facts]) -> list[str]:
+    return [with_interval(value, METRICS[m].digits) for m, value in metrics.items()]
 
 
-def judged(metrics: dict[str, dict[str, Any]]) -> str:
+def judged(metrics: dict[str, Facts]) -> str:
     """Files and clusters of ESTOI (the primary metric), with the words where they are too few."""
-    enough = all(metrics[m]["conclusive"] for m in METRICS)
+    enough = all(value["conclusive"] for value in metrics.values())
     return counts(metrics["estoi"]) + ("" if enough else f": {TOO_SHORT}")
 
 
-def with_interval(value: dict[str, Any], digits: int, sign: bool = True) -> str:
+def with_interval(value: Facts, digits: int, sign: bool = True) -> str:
     if value["mean"] is None:
         return "–"
     text = plain(value["mean"], digits, "+" if sign else "")
     return text if value["low"] is None else f"{text} {number_pair((value['low'], value['high']), digits)}"
 
 
-def number_pair(pair: Sequence[float], digits: int) -> str:
+def number_pair(pair: Sequence[float | None], digits: int) -> str:
     return f"[{plain(pair[0], digits)}, {plain(pair[1], digits)}]"
 
 
-def counts(value: dict[str, Any]) -> str:
+def counts(value: Facts) -> str:
     """Files and clusters, and what was held fixed."""
     fixed = f" ({' and '.join(value['fixed'])} held fixed)" if value["fixed"] else ""
     if value["files"] == value["environments"] == value["speakers"]:
@@ -140,7 +146,9 @@ def stratified(title: str, entries: Sequence[dict[str, Any]]) -> str:
         here = [cells.get((level, setting)) for setting in settings]
         n = max(e["n"] for e in here if e)
         row = [str(n)]
-        row += ["" if e is None else " / ".join(plain(e["metrics"][m], DIGITS[m]) for m in METRICS) for e in here]
+        row += [
+            "" if e is None else " / ".join(plain(v, METRICS[m].digits) for m, v in e["metrics"].items()) for e in here
+        ]
         rows.append((f"{level:g} dB" if isinstance(level, float) else escaped(str(level)), row))
     return table(title, ["files", *settings], rows)
 
@@ -150,14 +158,14 @@ def plain(value: float | None, digits: int, sign: str = "") -> str:
 
 
 def distances(entries: Sequence[dict[str, Any]]) -> str:
-    """Gain against the spectral distance of clip and noise; ESTOI and SI-SDR."""
+    """Gain against the spectral distance of clip and noise."""
     rows = []
     for e in entries:
-        for piece in e["bins"] if e["metric"] != "pesq_wb" else []:
+        for piece in e["bins"] if e["metric"] not in UNRELATED_TO_CLIPS else []:
             to = " and more" if piece["to_db"] is None else f" to {piece['to_db']:g} dB"
             calls = f", {e['nfe']} calls" if e["nfe"] > 1 else ""
-            gain = with_interval(piece["gain"], DIGITS[e["metric"]])
-            cells = [TITLES[e["metric"]], gain, str(piece["gain"]["files"]), plain(e["rank_correlation"], 2)]
+            gain = with_interval(piece["gain"], METRICS[e["metric"]].digits)
+            cells = [METRICS[e["metric"]].heading, gain, str(piece["gain"]["files"]), plain(e["rank_correlation"], 2)]
             rows.append((escaped(f"{e['system']}{calls}: {piece['from_db']:g} dB{to}"), cells))
     return table(
         "Gain over `none` by distance of clip and noise (log-Mel, level removed)",
@@ -170,7 +178,8 @@ def controls(found: dict[str, Any]) -> str:
     """Both negative controls in two lines."""
     lines = []
     if clean := found.get("clean_input"):
-        scores = ", ".join(f"{TITLES[m]} {with_interval(clean[m], DIGITS[m], sign=False)}" for m in METRICS)
+        told = {m: with_interval(clean[m], METRICS[m].digits, sign=False) for m in METRICS if m in clean}
+        scores = ", ".join(f"{METRICS[m].heading} {text}" for m, text in told.items())
         lines.append(f"- clean speech in ({clean['n']} files): {scores} against itself\n")
     if noise := found.get("noise_alone"):
         lines.append(f"- noise alone in ({noise['n']} files): {noise['left_db']:+.1f} dB of it are left\n")

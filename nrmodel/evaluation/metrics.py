@@ -1,7 +1,8 @@
 """PESQ-WB, ESTOI and SI-SDR, each a number or a named failure, never a plausible number from nothing.
 
 Every metric is called alike, `metric(clean, estimate) -> float`, on mono float arrays of equal length at 16 kHz, and
-raises `MetricFailure`. `score` checks the pair first (rate, length, finiteness, silence, delay) and runs them all.
+raises `MetricFailure`; `METRICS` has all that is said of each. `score` checks the pair first (rate, length,
+finiteness, silence, delay) and runs them all.
 Imports are light on purpose: worker processes load this file, and nothing of torch.
 """
 
@@ -123,7 +124,36 @@ def si_sdr(clean: np.ndarray, estimate: np.ndarray) -> float:
     return 10 * math.log10(of_target / of_rest)
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {"si_sdr": si_sdr, "estoi": estoi, "pesq_wb": pesq_wb}
+@dataclass(frozen=True)
+class Metric:
+    """What every table, picture and verdict knows of a metric. `function(clean, estimate)` must be importable, since
+    scoring processes call it; a difference of `margin` would matter; `better`: +1 where more is better, -1 where less
+    is."""
+
+    function: Callable[[np.ndarray, np.ndarray], float]
+    title: str
+    unit: str
+    digits: int  # behind the point, in tables
+    margin: float
+    colour: str  # of its panel in pictures
+    better: int = 1
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, as a column has it."""
+        return f"{self.title} {self.unit}".rstrip()
+
+
+METRICS: dict[str, Metric] = {  # as tables show them; scored from the last to the first, since PESQ may end its process
+    "pesq_wb": Metric(pesq_wb, "PESQ-WB", "", 2, 0.05, "#b5541c"),
+    "estoi": Metric(estoi, "ESTOI", "", 3, 0.01, "#1f5fa8"),
+    "si_sdr": Metric(si_sdr, "SI-SDR", "dB", 2, 0.3, "#3d7d3d"),
+}
+
+
+def failed(kind: str) -> Scores:
+    """What a pair scores that cannot be scored at all."""
+    return Scores(failures=dict.fromkeys(reversed(METRICS), kind))
 
 
 def score(clean: np.ndarray, estimate: np.ndarray, sample_rate: int, alignment: bool = True) -> Scores:
@@ -145,14 +175,14 @@ def score_steps(clean: np.ndarray, estimate: np.ndarray, sample_rate: int, align
             if lag:
                 scores.flags.append("delayed")
     except MetricFailure as e:
-        scores.failures = dict.fromkeys(METRICS, e.kind)
+        scores.failures = failed(e.kind).failures
         yield scores
         return
     if len(pesq_segments(clean)) > 1:
         scores.flags.append("segmented")
-    for name, metric in METRICS.items():
+    for name in reversed(METRICS):
         try:
-            scores.values[name] = metric(clean, estimate)
+            scores.values[name] = METRICS[name].function(clean, estimate)
         except MetricFailure as e:
             scores.failures[name] = e.kind
         yield scores

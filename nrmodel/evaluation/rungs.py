@@ -51,9 +51,9 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """The clip of one file, float32 (frames,) at the data's rate (None: the null reference), and what a row says of
-    it. `relation` is `other-environment` and so on, `made` where the clip is no recording, or `none`."""
+class ShownClip:
+    """The clip of one file under a mode, float32 (frames,) at the data's rate (None: the null reference), and what a
+    row says of it. `relation` is `other-environment` and so on, `made` where the clip is no recording, or `none`."""
 
     sound: np.ndarray | None
     relation: str = "none"
@@ -81,19 +81,19 @@ def parse_rung(mode: str) -> Rung:
     return Rung(base, leak_db, treatment)
 
 
-def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float, seed: int) -> Reference | None:
+def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float, seed: int) -> ShownClip | None:
     """The clip of one file under a mode; None where the data cannot serve it (no reserve, no other utterance of the
     speaker). A clip shorter than asked keeps its length: `span` says so."""
     rung = parse_rung(mode)
     if rung.base == "none":
-        return Reference(None)
+        return ShownClip(None)
     index = dataset.index(split)
     key = bytes(index.key[row]).decode()
     rng = rung_rng(seed, key, f"{rung.base}{rung.leak_db}")
     if rung.law is None:
         frames = round(ref_seconds * dataset.sample_rate)
         sound = np.zeros(frames, np.float32) if rung.base == "zeros" else white_noise(frames, rng)
-        described = Reference(sound, "made", rung.base)
+        described = ShownClip(sound, "made", rung.base)
     else:
         drawn = evaluation_reference(dataset, split, row, rung.law, ref_seconds, seed)
         if drawn is None:
@@ -108,14 +108,14 @@ def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float,
             if speech is None:
                 return None
             sound = with_speech(sound, speech, rung.leak_db)
-        described = Reference(sound, relation, source, (clip.start, clip.stop))
+        described = ShownClip(sound, relation, source, (clip.start, clip.stop))
     assert sound is not None
     if rung.treatment == "eq":
         sound = equalised(sound, dataset.sample_rate, rung_rng(seed, key, "eq"))
     elif rung.treatment == "mp3":
         sound = through_mp3(sound, dataset.sample_rate)
     distance = spectral_distance_db(sound, dataset.read(split, row, "noise"), dataset.sample_rate)
-    return Reference(sound, described.relation, described.source, described.span, distance)
+    return ShownClip(sound, described.relation, described.source, described.span, distance)
 
 
 def white_noise(frames: int, rng: np.random.Generator, rms: float = 0.05) -> np.ndarray:
@@ -212,7 +212,8 @@ def power_spectrum(x: np.ndarray, size: int) -> np.ndarray:
     """Mean over half-overlapping Hann frames of |FFT|^2, (size / 2 + 1,); a shorter signal is one padded frame."""
     padded = np.pad(x.astype(np.float64), (0, max(size - len(x), 0)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 2]
-    return np.square(np.abs(np.fft.rfft(frames * np.hanning(size), axis=1))).mean(axis=0)
+    power: np.ndarray = np.square(np.abs(np.fft.rfft(frames * np.hanning(size), axis=1))).mean(axis=0)
+    return power
 
 
 def mel_filters(sample_rate: int, size: int) -> np.ndarray:
@@ -220,8 +221,8 @@ def mel_filters(sample_rate: int, size: int) -> np.ndarray:
     edges = to_hertz(np.linspace(to_mel(50), to_mel(sample_rate / 2), MEL_BANDS + 2))
     frequency = np.fft.rfftfreq(size, 1 / sample_rate)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    triangles = np.minimum((frequency - low) / (centre - low), (high - frequency) / (high - centre))
+    triangles: np.ndarray = np.minimum((frequency - low) / (centre - low), (high - frequency) / (high - centre))
     nearest = np.abs(frequency - centre).argmin(axis=1)
-    filters = np.maximum(triangles, 0.0)
+    filters: np.ndarray = np.maximum(triangles, 0.0)
     filters[np.arange(MEL_BANDS), nearest] = np.maximum(filters[np.arange(MEL_BANDS), nearest], 1e-3)  # none is empty
     return filters

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nrmodel.evaluation.metrics import METRICS, Scores, score_steps
+from nrmodel.evaluation.metrics import METRICS, Metric, Scores, score_steps
 
 
 @dataclass
@@ -92,7 +92,7 @@ class ScoringPool:
     def _started(self) -> Worker:
         here, there = self._context.Pipe()
         with _one_thread():
-            process = self._context.Process(target=_work, args=(there,), daemon=True)
+            process = self._context.Process(target=_work, args=(there, dict(METRICS)), daemon=True)
             process.start()
         there.close()  # else the end of the pipe is never seen
         return Worker(process, here)
@@ -103,8 +103,11 @@ class ScoringPool:
         self._workers[slot] = self._started()
 
 
-def _work(pipe: Connection) -> None:
-    """A worker's life: a pair in, its `Scores` after each metric out, None after the last."""
+def _work(pipe: Connection, metrics: dict[str, Metric]) -> None:
+    """A worker's life: a pair in, its `Scores` after each metric out, None after the last. `metrics`: the table as it
+    is in the process that asks."""
+    METRICS.clear()
+    METRICS.update(metrics)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends its workers
     while True:
         try:
@@ -118,7 +121,7 @@ def _work(pipe: Connection) -> None:
 
 def _crashed(scores: Scores) -> Scores:
     """What a dead worker had told, its missing metrics named `crashed`."""
-    for name in METRICS:
+    for name in reversed(METRICS):
         if name not in scores.values and name not in scores.failures:
             scores.failures[name] = "crashed"
     return scores

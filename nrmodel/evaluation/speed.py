@@ -47,7 +47,8 @@ def read_speed(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return entries
     except ValueError as e:
         raise UserError(f"{path} is no JSON ({e}): delete it, the tables then tell no time", "unreadable") from e
 

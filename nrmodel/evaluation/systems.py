@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from nrdata.errors import UserError
 from nrmodel.evaluation import peers as peer_functions
 from nrmodel.evaluation.folders import Sounds, by_name, check_pairs, read_mono
+from nrmodel.evaluation.schema import CONTROLS
 
-CONTROLS = ("clean", "noise")  # what the model is given instead of the noisy signal
 CONTROL_FILES = 48  # the negative controls are run on this many files
 
 # (key, sounds, reference, nfe, seed of the sampler's noise) -> (estimate (frames,), flags)
-Enhance = Callable[[str, Sounds, np.ndarray | None, int, int], tuple[np.ndarray, list[str]]]
+Enhanced = tuple[np.ndarray, list[str]]
+Enhance = Callable[[str, Sounds, np.ndarray | None, int, int], Enhanced]
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,41 @@ class System:
     alignment: bool = True  # whether a delay can come from the system and is looked for
 
 
+class Enhancer(Protocol):
+    """What an evaluation asks of a model. `nrmodel.model.Model` is one."""
+
+    sample_rate: int
+    digest: str
+    training_data: dict[str, Any] | None  # env_ids, recordings, speakers; None: not known
+
+    @property
+    def nfe(self) -> int:
+        """Network calls where none are asked for."""
+
+    @property
+    def takes_reference(self) -> bool: ...
+
+    def sampler(self, nfe: int | None, sampler: str) -> tuple[str, Any]:
+        """(name of the sampler, the sampler) for so many calls."""
+
+    def embed(self, ref: np.ndarray, sample_rate: int) -> Any:
+        """z_r of a clip, float32 (frames,)."""
+
+    def enhance(
+        self, noisy: np.ndarray, sample_rate: int, ref: Any, ref_sample_rate: int | None, nfe: int | None, seed: int,
+        sampler: str,
+    ) -> np.ndarray:  # fmt: skip
+        """Sound of the shape of `noisy`; `ref`: what `embed` gave, or None."""
+
+
 def model_systems(
-    model: Any,
+    model: Enhancer,
     sample_rate: int,
     modes: Sequence[str],
     ref_seconds: Sequence[float],
     nfe: Sequence[int | None],
     seeds: Sequence[int],
+    sampler: str,
 ) -> list[System]:
     """The model, and its two negative controls: clean speech in (what breaks?), noise alone in (how much is left?)."""
     if sample_rate != model.sample_rate:
@@ -52,15 +81,15 @@ def model_systems(
     budgets = tuple(dict.fromkeys(model.nfe if n is None else n for n in nfe))
 
     def on(field: str) -> Enhance:
-        def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
+        def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int) -> Enhanced:
             # Embedded here, so that no clip is judged and left out: the ladder asks what silence and speech do.
             z_r = None if ref is None else model.embed(ref, sounds.sample_rate)
-            return model.enhance(getattr(sounds, field), sounds.sample_rate, z_r, None, nfe, seed), []
+            return model.enhance(getattr(sounds, field), sounds.sample_rate, z_r, None, nfe, seed, sampler), []
 
         return enhance
 
     name = f"nr:{model.digest[:8]}"
-    names = {n: model.sampler(n)[0] for n in budgets}
+    names = {n: model.sampler(n, sampler)[0] for n in budgets}
     asked = tuple(modes), tuple(ref_seconds), budgets, tuple(seeds)
     whole = System(name, on("noisy"), *asked, sampler=names.__getitem__, computes=True)
     control = replace(whole, modes=("none",), budgets=(min(budgets),), seeds=tuple(seeds)[:1], rows=CONTROL_FILES)
@@ -79,7 +108,7 @@ def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -
             )
         own_modes = ("disjoint",) if "disjoint" in with_ref else (with_ref[0],)
 
-    def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int):
+    def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int) -> Enhanced:
         return peer(sounds.noisy, sounds.sample_rate, ref), []
 
     return System(f"peer:{name}", enhance, own_modes, tuple(ref_seconds)[:1], computes=True)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nrdata.errors import UserError
-from nrmodel.evaluation import tables
-from nrmodel.evaluation.tables import METRICS, Files
+from nrmodel.evaluation.metrics import METRICS
+from nrmodel.evaluation.schema import Calls, Files, Row, by_setting, read_rows
+from nrmodel.evaluation.summary import by_distance, controls
 from nrmodel.experiment.compared import check_comparable
 from nrmodel.experiment.contrasts import ArmRows, contrast, select, settings_of
 from nrmodel.experiment.plan import MAIN, Plan
@@ -23,8 +24,8 @@ from nrmodel.experiment.verdicts import ablation_entry, verdicts
 def collect(plan: Plan, out: Path) -> dict[str, Any]:
     """Verdicts, ablations, probes and what they rest on, as plain data. Raises `UserError` where a cell is missing or
     two runs differ in more than the factor under study."""
-    rows: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    budgets: dict[str, int] = {}
+    rows: dict[tuple[str, int], list[Row]] = {}
+    budgets: dict[str, Calls] = {}
     noisy: Files = {}
     data = set()
     for cell in plan.cells:
@@ -32,11 +33,11 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
             continue
         record = read_cell(out, cell.name)
         data.add(record["fingerprint"])
-        own = tables.read_rows(evaluation_folder(out, cell) / "rows.jsonl")
+        own = read_rows(evaluation_folder(out, cell) / "rows.jsonl")
         rows.setdefault((cell.arm, cell.seed), []).extend(own)
-        noisy |= {row["key"]: row for row in own if row["system"] == "noisy"}
+        noisy |= {row.key: row for row in own if row.system == "noisy"}
         if cell.request["title"] == MAIN:
-            budgets[cell.arm] = record["nfe"]
+            budgets[cell.arm] = calls_of(own, f"nr:{record['digest'][:8]}", record["nfe"])
     if len(data) > 1:
         raise UserError(f"the evaluations in {out} are of {len(data)} different data sets: nothing is compared")
     trained = {(cell.arm, cell.seed): read_cell(out, cell.name) for cell in plan.cells if cell.kind == "train"}
@@ -44,22 +45,23 @@ def collect(plan: Plan, out: Path) -> dict[str, Any]:
     for (arm, seed), own in rows.items():
         arms.setdefault(arm, {})[seed] = settings_of(own, f"nr:{trained[arm, seed]['digest'][:8]}")
     check_arms(plan, trained)
-    length, nfe = plan.ref_seconds, budgets["proposed"]
-    baseline, calls = arms.get("baseline", {}), budgets.get("baseline", 0)
-    found = verdicts(arms["proposed"], baseline, noisy, plan.split, length, nfe, calls)
+    length, calls = plan.ref_seconds, budgets["proposed"]
+    baseline, of_baseline = arms.get("baseline", {}), budgets.get("baseline", Calls(0))
+    found = verdicts(arms["proposed"], baseline, noisy, plan.split, length, calls, of_baseline)
     first = plan.arms["proposed"].seeds[0]
     every = rows["proposed", first]
-    of_first = tables.by_setting(every)
+    of_first = by_setting(every)
+    as_judged = {s: f for s, f in of_first.items() if s.calls == calls and s.system.startswith("nr:")}
     return {
         "name": plan.name,
         "ref_seconds": length,
-        "nfe": nfe,
+        "nfe": calls.nfe,
         "facts": facts(plan, trained, next(iter(data)), noisy),
         **found,
         "ablations": ablations(plan, arms, budgets),
-        "peers": peers(every, select(arms["proposed"], "disjoint", length, nfe), noisy, first),
-        "by_distance": [e for e in tables.by_distance(of_first) if e["nfe"] == nfe and e["system"].startswith("nr:")],
-        "controls": tables.controls(of_first),
+        "peers": peers(every, select(arms["proposed"], "disjoint", length, calls), noisy, first),
+        "by_distance": by_distance(as_judged),
+        "controls": controls(of_first),
         "probes": read_probes(plan, out),
     }
 
@@ -73,7 +75,12 @@ def check_arms(plan: Plan, trained: dict[tuple[str, int], dict[str, Any]]) -> No
                 check_comparable(arm.name, mine, arm.of, its, arm.fields)
 
 
-def facts(plan: Plan, trained: dict, fingerprint: str, noisy: Files) -> dict[str, Any]:
+def calls_of(rows: list[Row], system: str, nfe: int) -> Calls:
+    """The calls of a system's rows with that budget: one evaluation has one sampler for it."""
+    return next(row.setting.calls for row in rows if row.system == system and row.nfe == nfe)
+
+
+def facts(plan: Plan, trained: dict[tuple[str, int], dict[str, Any]], fingerprint: str, noisy: Files) -> dict[str, Any]:
     """What the numbers rest on."""
     config = trained["proposed", plan.arms["proposed"].seeds[0]]
     budget = {name: config["config"][name] for name in ("preset", "max_steps", "batch_size", "accumulate", "ref_mode",
@@ -88,7 +95,7 @@ def facts(plan: Plan, trained: dict, fingerprint: str, noisy: Files) -> dict[str
     }
 
 
-def ablations(plan: Plan, arms: dict[str, ArmRows], budgets: dict[str, int]) -> list[dict[str, Any]]:
+def ablations(plan: Plan, arms: dict[str, ArmRows], budgets: dict[str, Calls]) -> list[dict[str, Any]]:
     """Every ablation's arms against their base, exploratory."""
     found = []
     for arm in plan.arms.values():
@@ -104,14 +111,14 @@ def ablations(plan: Plan, arms: dict[str, ArmRows], budgets: dict[str, int]) -> 
     return found
 
 
-def peers(rows: list[dict], proposed: dict[int, Files], noisy: Files, seed: int) -> list[dict[str, Any]]:
+def peers(rows: list[Row], proposed: dict[int, Files], noisy: Files, seed: int) -> list[dict[str, Any]]:
     """Other enhancers on the same files: over noisy, and the proposed model with the right clip minus them."""
     found = []
-    for (system, mode, _, _), files in tables.by_setting(rows).items():
-        if system.startswith("peer:"):
+    for setting, files in by_setting(rows).items():
+        if setting.system.startswith("peer:"):
             ours, theirs = {seed: proposed.get(seed, {})}, {seed: files}
             found.append({
-                "system": system, "mode": mode,
+                "system": setting.system, "mode": setting.mode,
                 "over_noisy": {m: contrast(theirs, {seed: noisy}, m) for m in METRICS},
                 "ours_minus": {m: contrast(ours, theirs, m) for m in METRICS},
             })  # fmt: skip

@@ -15,13 +15,15 @@ from nrdata import audio
 from nrdata.files import write_json
 from nrdata.keyed import noise_seed
 from nrmodel.evaluation.rungs import reference
-from nrmodel.evaluation.tables import METRICS, Files, Row, by_setting, paired
+from nrmodel.evaluation.schema import NOISY, Calls, Files, Row, Setting, by_setting
+from nrmodel.evaluation.summary import gains, paired
+from nrmodel.evaluation.systems import Enhancer
 
 
 def choose_files(files: Files, none: Files, count: int) -> list[tuple[str, str]]:
     """(key, why) of `count` files by their ESTOI gain over `none`: most helped, from the middle, most harmed."""
     rows = paired(files, none, "estoi")
-    ordered = [r["key"] for r in sorted(rows, key=lambda r: (none[r["key"]]["estoi"] - r["estoi"], r["key"]))]
+    ordered = [key for _, key in sorted(zip(-gains(rows, none, "estoi"), (row.key for row in rows), strict=True))]
     count = min(count, len(ordered))
     ends = count // 3
     middle = (len(ordered) - (count - 2 * ends)) // 2
@@ -33,21 +35,21 @@ def choose_files(files: Files, none: Files, count: int) -> list[tuple[str, str]]
 
 
 def render(
-    model: Any, dataset: Any, split: str, rows: Sequence[Row], modes: Sequence[str], ref_seconds: float, nfe: int,
-    count: int, out: Path,
+    model: Enhancer, dataset: Any, split: str, rows: Sequence[Row], modes: Sequence[str], ref_seconds: float, nfe: int,
+    sampler: str, count: int, out: Path,
 ) -> None:  # fmt: skip
     """Write the sounds of `count` files of an evaluation, the same as were scored, and listening.json."""
-    name = f"nr:{model.digest[:8]}"
+    name, calls = f"nr:{model.digest[:8]}", Calls(nfe, model.sampler(nfe, sampler)[0])
     settings = by_setting(rows)
-    none = settings[name, "none", 0.0, nfe]
-    right = settings.get((name, "disjoint", ref_seconds, nfe), none)
+    none = settings[Setting(name, "none", 0.0, *calls)]
+    right = settings.get(Setting(name, "disjoint", ref_seconds, *calls), none)
     places = {bytes(key).decode(): row for row, key in enumerate(dataset.index(split).key)}
     out.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, (key, why) in enumerate(choose_files(right, none, count), 1):
         row, fact = places[key], none[key]
         sounds = {field: dataset.read(split, row, field) for field in ("clean", "noisy")}
-        scores = {"noisy": metrics_of(settings, ("noisy", "none", 0.0, 0), key)}
+        scores = {"noisy": metrics_of(settings, NOISY, key)}
         for mode in modes:
             clip = reference(dataset, split, row, mode, ref_seconds, 0)
             if clip is None:
@@ -56,14 +58,14 @@ def render(
             z_r = None if clip.sound is None else model.embed(clip.sound, dataset.sample_rate)
             if mode == "disjoint":
                 sounds["reference"] = clip.sound
-            estimate = model.enhance(sounds["noisy"], dataset.sample_rate, z_r, None, nfe, noise_seed(key, 0))
+            estimate = model.enhance(sounds["noisy"], dataset.sample_rate, z_r, None, nfe, noise_seed(key, 0), sampler)
             sounds[mode] = estimate
-            scores[mode] = metrics_of(settings, (name, mode, seconds, nfe), key)
+            scores[mode] = metrics_of(settings, Setting(name, mode, seconds, *calls), key)
         order = [n for n in ("clean", "noisy", "reference", *modes) if n in sounds]
         for what in order:
             sound = np.clip(sounds[what], -1, 1)[:, None]
             audio.write(out / sound_name(number, what), sound, dataset.sample_rate, "PCM_16")
-        facts = {name: fact[name] for name in ("env_id", "speaker", "snr_db", "seen")}
+        facts = {name: getattr(fact, name) for name in ("env_id", "speaker", "snr_db", "seen")}
         entries.append({"key": key, "why": why, **facts, "sounds": order, "scores": scores})
     write_json(out / "listening.json", entries)
 
@@ -72,7 +74,7 @@ def sound_name(number: int, what: str) -> str:
     return f"{number:02d}-{what.replace(':', '')}.flac"
 
 
-def metrics_of(settings: dict, setting: tuple, key: str) -> dict[str, float | None]:
+def metrics_of(settings: dict[Setting, Files], setting: Setting, key: str) -> dict[str, float | None]:
     """The scores of one file, empty where it has none."""
     row = settings.get(setting, {}).get(key)
-    return {m: row[m] for m in METRICS} if row else {}
+    return row.scores if row else {}

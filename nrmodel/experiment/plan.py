@@ -223,7 +223,7 @@ def _cells(
                 raise UserError(f"two evaluations are called {title}")
             requests[name][title] = main | {k: v for k, v in asked.items() if k not in ("name", "of")}
     for name, asked in requests.items():
-        _tell_samplers_apart(arms[name], asked.values())
+        _check_samplers(arms[name], asked.values())
     for name, arm in arms.items():
         if arm.config.get("ref_mode") == "none":  # it takes no clip
             requests[name] = {title: request | {"modes": ["none"]} for title, request in requests[name].items()}
@@ -251,19 +251,15 @@ def _cells(
     return tuple(cells)
 
 
-def _tell_samplers_apart(arm: Arm, requests: Iterable[dict[str, Any]]) -> None:
-    """Settings are told apart by their number of calls: one number, one sampler."""
+def _check_samplers(arm: Arm, requests: Iterable[dict[str, Any]]) -> None:
+    """Raises `UserError` before anything is trained for a sampler that cannot be had, or not in so many calls."""
+    from nrmodel.diffusion.choice import choose
     from nrmodel.training.settled import model_for
 
-    own = model_for(_train_config(arm.config, ("x",), "x", 0), 16000, None).nfe
-    known: dict[int, str] = {}
+    model = model_for(_train_config(arm.config, ("x",), "x", 0), 16000, None)
     for request in requests:
-        sampler = request_of(request).sampler
-        if sampler == "published" and "nfe" not in request:
-            raise UserError('sampler = "published" needs its nfe, such as nfe = [60]')
-        for calls in request.get("nfe", [own]):
-            if known.setdefault(calls, sampler) != sampler:
-                raise UserError(f"{arm.name} is evaluated with {calls} calls of two samplers: give them different nfe")
+        for calls in request.get("nfe", [model.nfe]):
+            choose(request_of(request).sampler, calls, model)
 
 
 def _train_config(values: dict[str, Any], shards: tuple[str, ...], out: str, seed: int) -> TrainConfig:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from nrmodel.evaluation.tables import METRICS, TITLES
-
-COLOURS = {"pesq_wb": "#b5541c", "estoi": "#1f5fa8", "si_sdr": "#3d7d3d"}
+from nrmodel.evaluation.metrics import METRICS
+from nrmodel.evaluation.schema import setting_of
 
 
 @contextmanager
@@ -35,6 +35,11 @@ def figure(shown: Any, columns: int, width: float, height: float) -> Iterator[tu
     told = {"Software": f"matplotlib {matplotlib.__version__}", "Description": digest}
     fig.savefig(buffer, dpi=110, format="png", metadata=told)
     plt.close(fig)
+
+
+def panels(shown: Any, width: float, height: float) -> AbstractContextManager[tuple[Any, Any, io.BytesIO]]:
+    """A figure with a panel a metric; `width` is that of three."""
+    return figure(shown, len(METRICS), width * len(METRICS) / 3, height)
 
 
 def same_picture(one: bytes, other: bytes) -> bool:
@@ -67,13 +72,13 @@ def ladder(rungs: list[dict[str, Any]]) -> bytes:
     shown = [e for e in rungs if e["over_none"]]
     if not shown:
         return b""
-    with figure(shown, 3, 10.0, 1.4 + 0.32 * len(shown)) as (_, axes, buffer):
+    with panels(shown, 10.0, 1.4 + 0.32 * len(shown)) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             for place, entry in enumerate(reversed(shown)):
                 point(axis, entry["over_none"][metric], place, metric)
             axis.axvline(0, color="#888888", linewidth=0.8)
-            axis.set_yticks(range(len(shown)), [e["mode"] for e in reversed(shown)] if metric == METRICS[0] else [])
-            axis.set_xlabel(f"{TITLES[metric]}, gain over none")
+            axis.set_yticks(range(len(shown)), [e["mode"] for e in reversed(shown)] if axis is axes[0] else [])
+            axis.set_xlabel(f"{METRICS[metric].heading}, gain over none")
     return buffer.getvalue()
 
 
@@ -82,8 +87,8 @@ def point(axis: Any, estimate: dict[str, Any], y: float, metric: str) -> None:
     if estimate["mean"] is None:
         return
     if estimate["low"] is not None:
-        axis.plot([estimate["low"], estimate["high"]], [y, y], color=COLOURS[metric], linewidth=1.6)
-    axis.plot(estimate["mean"], y, "o", color=COLOURS[metric], markersize=5)
+        axis.plot([estimate["low"], estimate["high"]], [y, y], color=METRICS[metric].colour, linewidth=1.6)
+    axis.plot(estimate["mean"], y, "o", color=METRICS[metric].colour, markersize=5)
 
 
 def curve(entries: list[dict[str, Any]], name: str, label: str, log: bool = False) -> bytes:
@@ -91,40 +96,40 @@ def curve(entries: list[dict[str, Any]], name: str, label: str, log: bool = Fals
     doses = [e[name] for e in entries]
     known = [dose for dose in doses if dose is not None]
     left = min(known) - 10 if None in doses else None
-    with figure(entries, 3, 10.0, 2.8) as (_, axes, buffer):
+    with panels(entries, 10.0, 2.8) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             shown = [(left if e[name] is None else e[name], e["metrics"][metric]) for e in entries]
             shown = [(x, v) for x, v in shown if v["mean"] is not None]
             x, mean = [x for x, _ in shown], [v["mean"] for _, v in shown]
-            axis.plot(x, mean, "o-", color=COLOURS[metric], markersize=4)
+            axis.plot(x, mean, "o-", color=METRICS[metric].colour, markersize=4)
             if shown and all(v["low"] is not None for _, v in shown):
                 low, high = [v["low"] for _, v in shown], [v["high"] for _, v in shown]
-                axis.fill_between(x, low, high, color=COLOURS[metric], alpha=0.18, linewidth=0)
+                axis.fill_between(x, low, high, color=METRICS[metric].colour, alpha=0.18, linewidth=0)
             axis.axhline(0, color="#888888", linewidth=0.8)
             if log:
                 axis.set_xscale("log", base=2)
             ticks = sorted([*known, *([] if left is None else [left])])
             axis.set_xticks(ticks, ["no speech" if dose == left else f"{dose:g}" for dose in ticks])
             axis.minorticks_off()
-            axis.set(xlabel=label, ylabel=f"{TITLES[metric]}, gain over none")
+            axis.set(xlabel=label, ylabel=f"{METRICS[metric].heading}, gain over none")
     return buffer.getvalue()
 
 
 def distance(entries: list[dict[str, Any]]) -> bytes:
     """Gain over `none` in bins of the distance of clip and noise, a panel a metric."""
     by_metric = {e["metric"]: e["bins"] for e in entries}
-    with figure(entries, 3, 10.0, 2.8) as (_, axes, buffer):
+    with panels(entries, 10.0, 2.8) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             bins = by_metric.get(metric, [])
             for place, piece in enumerate(bins):
                 gain = piece["gain"]
                 if gain["low"] is not None:
-                    axis.plot([place, place], [gain["low"], gain["high"]], color=COLOURS[metric], linewidth=1.6)
-                axis.plot(place, gain["mean"], "o", color=COLOURS[metric], markersize=5)
+                    axis.plot([place, place], [gain["low"], gain["high"]], color=METRICS[metric].colour, linewidth=1.6)
+                axis.plot(place, gain["mean"], "o", color=METRICS[metric].colour, markersize=5)
             axis.axhline(0, color="#888888", linewidth=0.8)
             labels = [f"{b['from_db']:g}+" if b["to_db"] is None else f"{b['from_db']:g}-{b['to_db']:g}" for b in bins]
             axis.set_xticks(range(len(bins)), labels)
-            axis.set(xlabel="distance of clip and noise, dB", ylabel=f"{TITLES[metric]}, gain over none")
+            axis.set(xlabel="distance of clip and noise, dB", ylabel=f"{METRICS[metric].heading}, gain over none")
     return buffer.getvalue()
 
 
@@ -148,7 +153,7 @@ def embedding_map(points: list[list[Any]]) -> bytes:
 def loss_curve(steps: list[int], loss: list[float]) -> bytes:
     """The training loss of one run."""
     with figure([steps, loss], 1, 7.0, 2.8) as (_, axes, buffer):
-        axes[0].plot(steps, loss, color=COLOURS["estoi"], linewidth=1)
+        axes[0].plot(steps, loss, color=METRICS["estoi"].colour, linewidth=1)
         axes[0].set(xlabel="step", ylabel="training loss")
     return buffer.getvalue()
 
@@ -156,14 +161,13 @@ def loss_curve(steps: list[int], loss: list[float]) -> bytes:
 def means_by_mode(summary: dict[str, Any]) -> bytes:
     """Means of every setting of one evaluation with intervals, a panel a metric."""
     shown = [untimed(e) for e in summary["means"]]
-    labels = [f"{e['system']} {e['mode']}" + (f" {e['ref_seconds']:g} s" if e["ref_seconds"] else "")
-              + (f", {e['nfe']} calls" if e["nfe"] > 1 else "") for e in reversed(shown)]  # fmt: skip
-    with figure(shown, 3, 11.0, 1.4 + 0.3 * len(shown)) as (_, axes, buffer):
+    labels = [setting_of(e).words(every_mode=True, calls_from=2) for e in reversed(shown)]
+    with panels(shown, 11.0, 1.4 + 0.3 * len(shown)) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             for place, entry in enumerate(reversed(shown)):
                 point(axis, entry["metrics"][metric], place, metric)
-            axis.set_yticks(range(len(shown)), labels if metric == METRICS[0] else [])
-            axis.set_xlabel(TITLES[metric])
+            axis.set_yticks(range(len(shown)), labels if axis is axes[0] else [])
+            axis.set_xlabel(METRICS[metric].heading)
     return buffer.getvalue()
 
 
@@ -175,15 +179,15 @@ def untimed(entry: dict[str, Any]) -> dict[str, Any]:
 def quality_by_calls(summary: dict[str, Any]) -> bytes:
     """Means with intervals against the number of network calls, a panel a metric, a line a mode; empty where no
     system was asked for several numbers."""
-    lines: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
+    lines: dict[str, list[dict[str, Any]]] = {}
     for e in summary["means"]:
         if e["nfe"]:
-            lines.setdefault((e["system"], e["mode"], e["ref_seconds"]), []).append(e)
-    shown = {" ".join((system, mode, *([f"{s:g} s"] if s else []))): [untimed(e) for e in entries]
-             for (system, mode, s), entries in lines.items() if len(entries) > 1}  # fmt: skip
+            name = setting_of(e).words(every_mode=True, calls_from=math.inf)
+            lines.setdefault(name, []).append(untimed(e))
+    shown = {name: entries for name, entries in lines.items() if len(entries) > 1}
     if not shown:
         return b""
-    with figure(shown, 3, 10.0, 3.0) as (_, axes, buffer):
+    with panels(shown, 10.0, 3.0) as (_, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             for k, (name, entries) in enumerate(shown.items()):
                 known = [(e["nfe"], e["metrics"][metric]) for e in entries if e["metrics"][metric]["mean"] is not None]
@@ -196,7 +200,7 @@ def quality_by_calls(summary: dict[str, Any]) -> bytes:
             calls = sorted({e["nfe"] for entries in shown.values() for e in entries})
             axis.set_xticks(calls, [str(n) for n in calls])
             axis.minorticks_off()
-            axis.set(xlabel="network calls", ylabel=TITLES[metric])
+            axis.set(xlabel="network calls", ylabel=METRICS[metric].heading)
         axes[0].legend(fontsize=7)
     return buffer.getvalue()
 

@@ -17,7 +17,7 @@ from nrdata.audio.levels import rms
 from nrdata.labels import place_of
 from nrdata.sampling.stream import Stream, StreamConfig
 from nrmodel.evaluation.rungs import long_term_log_mel
-from nrmodel.evaluation.tables import finite
+from nrmodel.evaluation.summary import finite
 
 BATCH = 8
 CROP_FRAMES = 128  # STFT frames
@@ -26,14 +26,15 @@ RIDGE = 1e-2  # of the linear probe, relative to the mean variance of a feature
 
 
 def probe(
-    model: Any, dataset: Any, split: str, batches: int, rows: int, ref_seconds: float, seed: int = 0
-) -> dict[str, Any]:
+    model: Any, dataset: Any, split: str, batches: int, rows: int, ref_seconds: float, seed: int = 0,
+    sampler: str = "budget",
+) -> dict[str, Any]:  # fmt: skip
     """All probes of one model on `split` (held out), as plain data. The loss is taken on the split `valid` where there
     is one."""
     chosen = next(name for name in ("valid", split) if name in dataset.splits)
     return {
         "loss": losses(model, dataset, chosen, batches, ref_seconds, seed),
-        "sensitivity": sensitivity(model, dataset, split, ref_seconds, seed),
+        "sensitivity": sensitivity(model, dataset, split, ref_seconds, seed, sampler),
         "embedding": embedding(model, dataset, split, rows, seed),
     }
 
@@ -100,7 +101,9 @@ def t_interval(values: np.ndarray) -> dict[str, float | None]:
 # Output -------------------------------------------------------------------------------------------------------------
 
 
-def sensitivity(model: Any, dataset: Any, split: str, ref_seconds: float, seed: int) -> dict[str, Any]:
+def sensitivity(
+    model: Any, dataset: Any, split: str, ref_seconds: float, seed: int, sampler: str
+) -> dict[str, Any]:
     """How far enhanced files move when the clip is exchanged, RMS of the change over RMS of the output in dB, medians;
     the same sampler noise."""
     from nrdata.sampling.laws import evaluation_reference
@@ -109,11 +112,11 @@ def sensitivity(model: Any, dataset: Any, split: str, ref_seconds: float, seed: 
     changes: dict[str, list[float]] = {"disjoint_none": [], "disjoint_mismatch": []}
     for row in np.unique(np.linspace(0, count - 1, min(SENSITIVITY_FILES, count)).astype(int)):
         noisy, rate = dataset.read(split, int(row), "noisy"), dataset.sample_rate
-        outputs = {"none": model.enhance(noisy, rate, seed=seed)}
+        outputs = {"none": model.enhance(noisy, rate, seed=seed, sampler=sampler)}
         for mode in ("disjoint", "mismatch"):
             drawn = evaluation_reference(dataset, split, int(row), mode, ref_seconds, seed)
             if drawn is not None:
-                outputs[mode] = model.enhance(noisy, rate, model.embed(drawn[0], rate), seed=seed)
+                outputs[mode] = model.enhance(noisy, rate, model.embed(drawn[0], rate), seed=seed, sampler=sampler)
         for name in changes:
             one, other = (outputs.get(mode) for mode in name.split("_"))
             if one is not None and other is not None and np.any(one):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nrdata.files import write_bytes, write_json, write_text
-from nrmodel.evaluation.markdown import DIGITS, escaped, plain, table, with_interval
-from nrmodel.evaluation.tables import METRICS, TITLES
+from nrmodel.evaluation.markdown import escaped, plain, table, with_interval
+from nrmodel.evaluation.metrics import METRICS
 from nrmodel.experiment import plots
 from nrmodel.experiment.collect import collect
 from nrmodel.experiment.listening import sound_name
@@ -106,7 +106,8 @@ def heard(folder: Path) -> list[dict[str, Any]]:
             sound, rate = audio.read(file)
             png, _ = plots.spectrogram_png(sound[:, 0], rate, None if what == "reference" else top)
             scores = entry["scores"].get(what, {})
-            told = [f"{TITLES[m]} {plain(scores[m], DIGITS[m])}" for m in METRICS if scores.get(m) is not None]
+            known = [(METRICS[m], scores[m]) for m in METRICS if scores.get(m) is not None]
+            told = [f"{metric.heading} {plain(value, metric.digits)}" for metric, value in known]
             facts = {"seconds": round(len(sound) / rate, 2), "khz": rate // 2000, "scores": ", ".join(told)}
             versions.append({"name": what, "sound": encoded(file.read_bytes()), "picture": encoded(png), **facts})
         found.append(entry | {"number": number, "versions": versions})

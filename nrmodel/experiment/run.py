@@ -183,8 +183,7 @@ def logged_rate(log: Path) -> float | None:
 
 
 def loaded(plan: Plan, out: Path, cell: Cell) -> Any:
-    """The last weights of a cell's run: the same budget for every arm, nothing selected on the validation files; with
-    the sampler that is asked for, of a cell without a request that of the arm's main evaluation."""
+    """The last weights of a cell's run: the same budget for every arm, nothing selected on the validation files."""
     import nrmodel
 
     model = nrmodel.load(plan.run_folder(cell.arm, cell.seed) / "model.safetensors")
@@ -192,9 +191,14 @@ def loaded(plan: Plan, out: Path, cell: Cell) -> Any:
         raise UserError(
             f"{plan.run_folder(cell.arm, cell.seed)} has other weights than when it was finished", "changed"
         )
-    main = next(c for c in plan.cells if c.kind == "evaluate" and c.arm == cell.arm and c.request["title"] == MAIN)
-    model.published_sampler = (cell.request or main.request).get("sampler") == "published"
     return model
+
+
+def sampler_of(plan: Plan, cell: Cell) -> str:
+    """The sampler that is asked for; of a cell without a request that of the arm's main evaluation."""
+    main = next(c for c in plan.cells if c.kind == "evaluate" and c.arm == cell.arm and c.request["title"] == MAIN)
+    sampler: str = (cell.request or main.request).get("sampler", "budget")
+    return sampler
 
 
 def evaluate_cell(plan: Plan, out: Path, cell: Cell, scoring_processes: int | None) -> dict[str, Any]:
@@ -222,8 +226,9 @@ def probe_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
     model, dataset = loaded(plan, out, cell), nrdata.open(*plan.shards)
     report = plan.report
     found = probe(
-        model, dataset, plan.split, report["probe_batches"], report["probe_rows"], plan.ref_seconds, cell.seed
-    )
+        model, dataset, plan.split, report["probe_batches"], report["probe_rows"], plan.ref_seconds, cell.seed,
+        sampler_of(plan, cell),
+    )  # fmt: skip
     path = probe_file(out, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
@@ -237,15 +242,15 @@ def probe_file(out: Path, cell: Cell) -> Path:
 def listen_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
     """A few files as heard: clean, noisy, reference and every mode."""
     import nrdata
-    from nrmodel.evaluation.tables import read_rows
+    from nrmodel.evaluation.schema import read_rows
     from nrmodel.experiment.listening import render
 
     model, dataset = loaded(plan, out, cell), nrdata.open(*plan.shards)
     main = next(c for c in plan.cells if c.kind == "evaluate" and c.name in cell.needs)
     rows = read_rows(evaluation_folder(out, main) / "rows.jsonl")
     nfe = read_cell(out, main.name)["nfe"]
-    render(model, dataset, plan.split, rows, plan.report["modes"], plan.ref_seconds, nfe, plan.report["files"],
-           out / "listening")  # fmt: skip
+    render(model, dataset, plan.split, rows, plan.report["modes"], plan.ref_seconds, nfe,
+           sampler_of(plan, cell), plan.report["files"], out / "listening")  # fmt: skip
     return {"digest": model.digest, "fingerprint": dataset.fingerprint}
 
 

@@ -6,8 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from nrmodel.evaluation.markdown import DIGITS, counts, plain, with_interval
-from nrmodel.evaluation.tables import METRICS, TITLES
+from nrmodel.evaluation.markdown import counts, intervals, plain, with_interval
+from nrmodel.evaluation.metrics import METRICS
+from nrmodel.evaluation.schema import Setting
+from nrmodel.evaluation.summary import HARM_DB
+from nrmodel.experiment.contrasts import PRIMARY
 
 SEEN = {
     "recording": "another time of a seen recording",
@@ -76,22 +79,21 @@ def by_seed(estimate: dict[str, Any]) -> str:
     """What each training gave."""
     if estimate["seed_sd"] is None:
         return "; one training" if len(estimate["seeds"]) == 1 else ""
-    each = ", ".join(plain(mean, 3, "+") for mean in estimate["each"])
-    return f"; trainings {each} (SD {estimate['seed_sd']:.3f})"
+    told = ", ".join(plain(mean, 3, "+") for mean in estimate["each"])
+    return f"; trainings {told} (SD {estimate['seed_sd']:.3f})"
 
 
 def criteria(entries: list[dict[str, Any]]) -> Section:
     """The four criteria of success."""
-    rows = []
+    rows, others = [], [m for m in METRICS if m != PRIMARY]
     for e in entries:
-        estimate = e["metrics"]["estoi"]
+        estimate = e["metrics"][PRIMARY]
         word = e["verdict"] + (f" ({e['why']})" if e["why"] else "")
         cells = [e["what"], with_interval(estimate, 3), f"{estimate['margin']:g}", word, counts(estimate)]
-        others = [with_interval(e["metrics"][m], DIGITS[m]) for m in ("pesq_wb", "si_sdr")]
-        rows.append((f"{e['criterion']}. {e['title']}", cells + others))
-    return Section(
-        "Verdicts", ["contrast", "ESTOI", "margin", "verdict", "files, clusters", "PESQ-WB", "SI-SDR dB"], rows
-    )
+        cells += [with_interval(e["metrics"][m], METRICS[m].digits) for m in others]
+        rows.append((f"{e['criterion']}. {e['title']}", cells))
+    columns = ["contrast", METRICS[PRIMARY].heading, "margin", "verdict", "files, clusters"]
+    return Section("Verdicts", [*columns, *(METRICS[m].heading for m in others)], rows)
 
 
 def is_it_read(probes: dict[str, Any]) -> Section:
@@ -131,8 +133,13 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def three(metrics: dict[str, dict[str, Any]]) -> list[str]:
-    return [with_interval(metrics[m], DIGITS[m]) for m in METRICS] if metrics else ["–"] * 3
+def headings() -> list[str]:
+    return [metric.heading for metric in METRICS.values()]
+
+
+def each(metrics: dict[str, Any]) -> list[str]:
+    """A cell a metric."""
+    return intervals(metrics) if metrics else ["–"] * len(METRICS)
 
 
 def by_seen(entries: list[dict[str, Any]]) -> Section:
@@ -154,8 +161,8 @@ def without_empty(section: Section) -> Section:
 
 def by_snr(entries: list[dict[str, Any]]) -> Section:
     """The right clip's gain at each level."""
-    rows = [(f"{e['snr_db']:g} dB", [*three(e["over_none"]), counts(e["over_none"]["estoi"])]) for e in entries]
-    return Section("By SNR: disjoint minus none", [*TITLES.values(), "files, clusters"], rows)
+    rows = [(f"{e['snr_db']:g} dB", [*each(e["over_none"]), counts(e["over_none"]["estoi"])]) for e in entries]
+    return Section("By SNR: disjoint minus none", [*headings(), "files, clusters"], rows)
 
 
 def ladder(entries: list[dict[str, Any]], ref_seconds: float) -> Section:
@@ -165,8 +172,8 @@ def ladder(entries: list[dict[str, Any]], ref_seconds: float) -> Section:
         adjusted = e["over_none"].get("estoi", {}).get("p_holm")
         holm = "<0.001" if adjusted is not None and adjusted < 0.001 else plain(adjusted, 3)
         files = str(e["over_noisy"]["estoi"]["files"])
-        rows.append((e["mode"], [files, *three(e["over_none"]), *three(e["over_baseline"]), holm]))
-    columns = [f"{TITLES[m]} over {other}" for other in ("none", "baseline") for m in METRICS]
+        rows.append((e["mode"], [files, *each(e["over_none"]), *each(e["over_baseline"]), holm]))
+    columns = [f"{heading} over {other}" for other in ("none", "baseline") for heading in headings()]
     title = f"The ladder of references, {ref_seconds:g} s (exploratory)"
     columns = ["files", *columns, "p of ESTOI over none, Holm"]
     return without_empty(Section(title, columns, rows, picture="ladder"))
@@ -178,7 +185,7 @@ def harm(entries: list[dict[str, Any]]) -> Section:
     for e in entries:
         rates = [percent(h["rate"]) if h else "–" for h in (e["harm_over_none"], e["harm_over_noisy"])]
         rows.append((e["mode"], [*rates, str(e["harm_over_noisy"]["files"])]))
-    title = "Harm: share of files that lose over 1 dB SI-SDR"
+    title = f"Harm: share of files that lose over {HARM_DB:g} dB SI-SDR"
     return Section(title, ["against none of the same weights", "against the noisy input", "files"], rows)
 
 
@@ -187,8 +194,8 @@ def doses(entries: list[dict[str, Any]], name: str, title: str, unit: str, pictu
     rows = []
     for e in entries:
         label = "no speech" if e[name] is None else f"{e[name]:g}{unit}"
-        rows.append((label, [*three(e["metrics"]), counts(e["metrics"]["estoi"])]))
-    return Section(f"{title}: gain over none", [*TITLES.values(), "files, clusters"], rows, picture=picture)
+        rows.append((label, [*each(e["metrics"]), counts(e["metrics"]["estoi"])]))
+    return Section(f"{title}: gain over none", [*headings(), "files, clusters"], rows, picture=picture)
 
 
 def by_distance(entries: list[dict[str, Any]]) -> Section:
@@ -197,9 +204,9 @@ def by_distance(entries: list[dict[str, Any]]) -> Section:
     for e in entries:
         for piece in e["bins"]:
             upper = "and more" if piece["to_db"] is None else f"to {piece['to_db']:g} dB"
-            gain = with_interval(piece["gain"], DIGITS[e["metric"]])
+            gain = with_interval(piece["gain"], METRICS[e["metric"]].digits)
             cells = [gain, str(piece["gain"]["files"]), plain(e["rank_correlation"], 2)]
-            rows.append((f"{TITLES[e['metric']]}: {piece['from_db']:g} {upper}", cells))
+            rows.append((f"{METRICS[e['metric']].heading}: {piece['from_db']:g} {upper}", cells))
     title = "Gain over none by the distance of clip and noise (log-Mel, level removed; all recorded clips)"
     return Section(title, ["gain", "clips", "rank correlation"], rows, picture="distance")
 
@@ -228,8 +235,9 @@ def ablations(entries: list[dict[str, Any]]) -> Section:
 
 def peers(entries: list[dict[str, Any]]) -> Section:
     """Other enhancers on the same files."""
-    rows = [(f"{e['system']} {e['mode']}", three(e["over_noisy"]) + three(e["ours_minus"])) for e in entries]
-    columns = [f"{TITLES[m]} {what}" for what in ("over noisy", "ours minus it") for m in METRICS]
+    names = [Setting(e["system"], e["mode"], 0.0, 0).words() for e in entries]
+    rows = [(name, each(e["over_noisy"]) + each(e["ours_minus"])) for name, e in zip(names, entries, strict=True)]
+    columns = [f"{heading} {what}" for what in ("over noisy", "ours minus it") for heading in headings()]
     return Section("Peers on the same files", columns, rows)
 
 
