@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from nrdata.options import Dataclass, Option, main_first, options
+from nrdata.options import Dataclass, Option, options
 
 FOLDER = click.Path(path_type=Path)
 
@@ -38,10 +38,10 @@ class Command(click.Command):
 
 
 def from_fields(cls: type[Dataclass]) -> Callable[[Any], Any]:
-    """Decorator: a flag for every described field, main ones first; the command gets them by the fields' names."""
+    """Decorator: a flag for every described field; the command gets them by the fields' names."""
 
     def add(command: Any) -> Any:
-        for o in reversed(main_first(cls)):
+        for o in reversed(options(cls)):
             command = _flag(o)(command)
         return command
 
