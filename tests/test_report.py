@@ -78,7 +78,7 @@ def test_a_toy_metric_of_which_less_is_better_is_in_the_report_by_its_row_of_the
     monkeypatch.setitem(METRICS, *TOY_METRIC)
     folder = make_experiment(tmp_path / "toy", files=72)
     found = write_report(read_plan(folder / "plan.toml", folder), folder)
-    assert [e["metrics"]["rms_error"]["verdict"] for e in found["criteria"][:2]] == ["met", "met"]
+    assert found["criteria"][0]["metrics"]["rms_error"]["verdict"] == "met"
     assert found["criteria"][0]["metrics"]["rms_error"]["mean"] < 0
     for heading in ("Verdicts", "By SNR", "The ladder", "Length of the clip", "Peers"):
         part = (folder / "report.md").read_text().split(f"## {heading}")[1].split("\n## ")[0]
