@@ -17,7 +17,8 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, generator, key_of
-from nrdata.sampling.laws import Item, Law, Listener, draw_clip, parse_law
+from nrdata.sampling.clips import Listener, draw_clip
+from nrdata.sampling.laws import Item, LawMixture, parse_law
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
 
 Sample = dict[str, Any]
@@ -25,7 +26,7 @@ Sample = dict[str, Any]
 
 @dataclass
 class _Stage:
-    law: Law
+    law: LawMixture
     seed: int
     pool_size: int
     ref_seconds: float

@@ -17,7 +17,8 @@ import numpy as np
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
 from nrdata.sampling import transforms
-from nrdata.sampling.laws import Item, Listener, draw_clip, parse_law
+from nrdata.sampling.clips import Listener, draw_clip
+from nrdata.sampling.laws import Item, parse_law
 from nrdata.sampling.order import Order
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
 from nrdata.sampling.shortfall import Shortfall, check_law, refuse_shortfall
@@ -30,7 +31,7 @@ PARTNERS = 4  # noise rows tried for one that is as long as the speech
 @dataclass(frozen=True)
 class StreamConfig:
     batch_size: int  # of the global batch
-    crop_frames: int  # samples of an item; shorter samples are padded with zeros at their end
+    crop_samples: int  # samples of an item; shorter samples are padded with zeros at their end
     law: str = "none"  # a mode, or a mixture such as "disjoint:0.5,env:0.2,none:0.3"
     ref_seconds: float | tuple[float, float] = 1.0  # length of the clip, or a range drawn per batch
     ref_dropout: float = 0.0  # share of items without their reference; 0 where the law itself names none
@@ -47,7 +48,7 @@ class StreamConfig:
         share = (self.ref_dropout, self.clean_share, self.noise_share, self.clean_share + self.noise_share)
         wrong = {
             "batch_size must be 1 or more": self.batch_size < 1,
-            "crop_frames must be 1 or more": self.crop_frames < 1,
+            "crop_samples must be 1 or more": self.crop_samples < 1,
             f"ref_seconds must be finite, {MIN_REF_SECONDS} or more, low before high": not (
                 MIN_REF_SECONDS <= low <= high < math.inf
             ),
@@ -74,8 +75,8 @@ class StreamConfig:
 
 @dataclass
 class Batch:
-    noisy: np.ndarray  # float32 (B, crop_frames), zeros after `frames`
-    clean: np.ndarray  # float32 (B, crop_frames)
+    noisy: np.ndarray  # float32 (B, crop_samples), zeros after `frames`
+    clean: np.ndarray  # float32 (B, crop_samples)
     frames: np.ndarray  # int64 (B,) valid samples
     ref: np.ndarray  # float32 (B, R), zeros after `ref_frames`; R = 0 under the law "none"
     ref_frames: np.ndarray  # int64 (B,); 0: the null reference
@@ -115,7 +116,7 @@ class Stream:
         self.order = Order(self.key, np.bincount(self.index.shard), config.window)
         self.pool = Pool(self.index, dataset.sample_rate)
         self._pools: dict[tuple[int, int], Pool] = {}
-        self.shortfalls: list[Shortfall] = check_law(self.pool, self.law, config.crop_frames)
+        self.shortfalls: list[Shortfall] = check_law(self.pool, self.law, config.crop_samples)
         if config.on_missing_ref == "refuse":
             refuse_shortfall(self.shortfalls)
 
@@ -137,7 +138,7 @@ class Stream:
             raise IndexError(f"no batch ({epoch}, {index}) for rank {rank} of {ranks}")
         size = config.batch_size // ranks
         width = self._ref_frames(epoch, index)
-        noisy, clean = np.zeros((2, size, config.crop_frames), np.float32)  # at once: half the page faults
+        noisy, clean = np.zeros((2, size, config.crop_samples), np.float32)  # at once: half the page faults
         batch = Batch(
             noisy=noisy,
             clean=clean,
@@ -158,16 +159,14 @@ class Stream:
         heard = self._remixed(epoch, position, row, pool) if self.config.remix else self._stored(epoch, position, row)
         frames = len(heard.noisy)
         batch.noisy[i, :frames], batch.clean[i, :frames], batch.frames[i] = heard.noisy, heard.clean, frames
-        mode, relation = self._law(epoch, position), "none"
-        if mode != "none":
-            listener = Listener(self._read)
-            rng = generator(self.key, CLIP, epoch, position)
-            clip = draw_clip(heard.item, pool, mode, batch.ref.shape[1], rng, listener)
-            if clip is not None:
-                sound, relation = listener.clip(clip), clip.relation
-                if heard.eq_db is not None:
-                    sound = transforms.apply_eq(sound, heard.eq_db, self.dataset.sample_rate)
-                batch.ref[i, : len(sound)], batch.ref_frames[i] = sound, len(sound)
+        mode, relation, listener = self._law(epoch, position), "none", Listener(self._read)
+        rng = generator(self.key, CLIP, epoch, position)
+        clip = draw_clip(heard.item, pool, mode, batch.ref.shape[1], rng, listener)
+        if clip is not None:
+            sound, relation = listener.clip(clip), clip.relation
+            if heard.eq_db is not None:
+                sound = transforms.apply_eq(sound, heard.eq_db, self.dataset.sample_rate)
+            batch.ref[i, : len(sound)], batch.ref_frames[i] = sound, len(sound)
         batch.mode.append(mode)
         batch.relation.append(relation)
         batch.env_id.append(self.index.env_names[self.index.env[heard.item.row]])
@@ -208,7 +207,7 @@ class Stream:
 
     def _clean_crop(self, rng: np.random.Generator, row: int) -> tuple[int, int, np.ndarray]:
         """(start, stop, clean): a uniform crop; where that is digital silence, one with sound in it."""
-        frames, crop = int(self.index.frames[row]), self.config.crop_frames
+        frames, crop = int(self.index.frames[row]), self.config.crop_samples
         start = transforms.crop_start(frames, crop, rng)
         clean = self._read(row, "clean", start, min(start + crop, frames))
         if frames > crop and not clean.any():

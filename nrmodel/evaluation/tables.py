@@ -21,7 +21,7 @@ import numpy as np
 from nrdata.errors import UserError
 from nrdata.files import write_text
 from nrdata.labels import is_unknown, printable
-from nrmodel.evaluation.rungs import LAWS, MADE
+from nrmodel.evaluation.rungs import bases
 from nrmodel.evaluation.speed import real_time_factors
 from nrmodel.evaluation.statistics import Interval, holm, interval, rank_correlation, two_way_bootstrap
 
@@ -72,7 +72,7 @@ def by_setting(rows: Sequence[Row]) -> dict[Setting, Files]:
 def _place(setting: Setting) -> tuple:
     """Noisy first, then our models, then the others; modes as the ladder goes up, treated clips behind it."""
     system, mode, seconds, nfe = setting
-    ladder = (*MADE, *LAWS)
+    ladder = bases()
     rung = ladder.index(mode) if mode in ladder else len(ladder)
     return (system != "noisy", not system.startswith("nr:"), system, nfe, rung, mode, seconds)
 

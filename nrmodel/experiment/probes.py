@@ -99,7 +99,7 @@ def t_interval(values: np.ndarray) -> dict[str, float | None]:
 def sensitivity(model: Any, dataset: Any, split: str, ref_seconds: float, seed: int) -> dict[str, Any]:
     """How far enhanced files move when the clip is exchanged, RMS of the change over RMS of the output in dB, medians;
     the same sampler noise."""
-    from nrdata.sampling.laws import evaluation_reference
+    from nrdata.sampling.clips import evaluation_reference
 
     count = len(dataset.index(split).key)
     changes: dict[str, list[float]] = {"disjoint_none": [], "disjoint_mismatch": []}

@@ -79,7 +79,7 @@ class TrainConfig:
                 raise UserError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if self.lambda_env:
             law = parse_law(self.ref_mode)
-            if law.modes != ("none",) and not {"oracle", "disjoint", "env"} & set(law.modes):
+            if law.modes != ("none",) and not law.same_place:
                 raise UserError(f"lambda_env ties clips to their own environment: {self.ref_mode} gives none of it")
             if self.freeze_encoder or self.batch_size < 2:
                 why = "freeze_encoder" if self.freeze_encoder else "batches of one item"
@@ -188,7 +188,7 @@ def stream_config(config: TrainConfig, settings: ModelConfig) -> StreamConfig:
         raise UserError(text) from None
     return StreamConfig(
         batch_size=config.batch_size,
-        crop_frames=(optimisation(config, settings).crop_frames - 1) * settings.spectrogram.hop,
+        crop_samples=(optimisation(config, settings).crop_frames - 1) * settings.spectrogram.hop,
         law=config.ref_mode,
         ref_seconds=ref_seconds,
         ref_dropout=config.ref_dropout,  # the stream drops none where the law itself names none
