@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -67,11 +67,22 @@ class Summary:
         }
 
 
-def builder(source: str) -> ModuleType:
-    """The module of a source: `plan(options) -> Plan`, and the context `sources(options)` to render rows in."""
+class Builder(Protocol):
+    """The module of a source."""
+
+    def plan(self, options: Options) -> Plan:
+        """All rows, and what is refused before there is a row of it."""
+        ...
+
+    def sources(self, options: Options) -> AbstractContextManager[Sources]:
+        """What the rows name, open."""
+        ...
+
+
+def builder(source: str) -> Builder:
     if source not in SOURCES:
         raise UserError(f"there is no source '{source}': choose one of {', '.join(SOURCES)}", kind="bad_option")
-    return import_module(f"nrdata.builders.{source.replace('-', '_')}")
+    return cast(Builder, import_module(f"nrdata.builders.{source.replace('-', '_')}"))
 
 
 def make_plan(options: Options, plan_file: Path | None = None) -> Plan:
@@ -191,7 +202,9 @@ class Result:
     notes: list[str]
 
 
-def _render_rows(shard: ShardPlan, options: Options, write: Callable[..., None], only: set[str] | None = None) -> Result:
+def _render_rows(
+    shard: ShardPlan, options: Options, write: Callable[..., None], only: set[str] | None = None
+) -> Result:
     """Render the rows of a shard (or those with the keys `only`) in order; what cannot be rendered is refused."""
     refused = []
     with warnings.catch_warnings(record=True) as caught:

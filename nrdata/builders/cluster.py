@@ -14,7 +14,11 @@ R = TypeVar("R")
 
 
 def results(
-    make: Callable[[ShardPlan, Options, Path, bool], R], todo: Sequence[ShardPlan], options: Options, out: Path, has_ref: bool
+    make: Callable[[ShardPlan, Options, Path, bool], R],
+    todo: Sequence[ShardPlan],
+    options: Options,
+    out: Path,
+    has_ref: bool,
 ) -> Iterator[tuple[ShardPlan, R]]:
     """(shard, what `make` returned) as they are done, few more in flight than the cluster has cores.
 

@@ -173,9 +173,7 @@ def _read_index(index: Path, columns: tuple[str, ...]) -> Iterator[Entry]:
         yield Entry(row["path"], **names, split=row["split"], license=row.get("license") or "unknown", meta=meta)
 
 
-def _measured(
-    side: Side, measure: Callable[[str, Path, Entry, Options], F], options: Options, found: Plan
-) -> list[F]:
+def _measured(side: Side, measure: Callable[[str, Path, Entry, Options], F], options: Options, found: Plan) -> list[F]:
     """The files that can be used, with what their sound says; the others go to the refused."""
     entries, good = _entries(side), []
     with Progress(len(entries), f"reading {side.name}") as progress:
@@ -223,7 +221,5 @@ def _with_splits(noise: list[NoiseFile], options: Options) -> tuple[list[NoiseFi
     else:
         unseen = tuple(identifier(name) for name in options.unseen)
     drawn = {e: splits.recordings(names, e, e in unseen, options.seed) for e, names in recordings.items()}
-    divided = [
-        f if f.split else replace(f, split=drawn[f.environment][f"{f.source}/{f.recording}"]) for f in noise
-    ]
+    divided = [f if f.split else replace(f, split=drawn[f.environment][f"{f.source}/{f.recording}"]) for f in noise]
     return divided, unseen

@@ -62,14 +62,14 @@ def mixed(row: PlanRow, sources: Sources) -> Mixture:
     rate, of_noise, of_speech = row.sample_rate, sources.of_noise(row), sources.of_speech(row)
     assert row.noise is not None
     clean, noise = sound(of_speech, row.speech, rate), sound(of_noise, row.noise, rate)
-    ref = row.ref and sound(of_noise, row.ref, rate)
+    ref = None if row.ref is None else sound(of_noise, row.ref, rate)
     if row.augment:
         noise = augment.augmented(noise, row.augment, rate)
         ref = None if ref is None else augment.augmented(ref, row.augment, rate)
     if row.room:
-        to_speech, to_noise = rooms.responses(row.room, rate)
-        clean, noise = rooms.reverberant(clean, to_speech), rooms.reverberant(noise, to_noise)
-        ref = None if ref is None else rooms.reverberant(ref, to_noise)
+        from_speech, from_noise = rooms.responses(row.room, rate)
+        clean, noise = rooms.reverberant(clean, from_speech), rooms.reverberant(noise, from_noise)
+        ref = None if ref is None else rooms.reverberant(ref, from_noise)
     return mix(clean, noise, row.asked_snr_db, ref)
 
 
@@ -95,7 +95,7 @@ def pair(row: PlanRow, sources: Sources) -> Mixture:
     # The channel or mean that serves for the clean sound is taken of both: subtracting one from the other is no noise.
     clean, noisy = _same_mono(clean, noisy, row.noisy.path)
     parts = [audio.resample(x, rate, row.sample_rate) for x in (clean, noisy - clean)]
-    ref = row.ref and sound(source, row.ref, row.sample_rate)
+    ref = None if row.ref is None else sound(source, row.ref, row.sample_rate)
     return mix(parts[0], parts[1], None, ref)
 
 

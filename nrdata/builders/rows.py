@@ -6,7 +6,7 @@ kinds: speech and noise that are mixed at a drawn SNR, or a ready pair whose noi
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -89,12 +89,13 @@ def decoded(kind: Any, value: Any, name: str) -> Any:
     """`value`, as it was read from JSON, as `kind`: a plain type, perhaps None, a tuple or a record of these."""
     if isinstance(kind, UnionType):
         return None if value is None else decoded(get_args(kind)[0], value, name)
-    if is_dataclass(kind) and isinstance(value, dict):
-        unknown, lacking = value.keys() - _types(kind).keys(), _needed(kind) - value.keys()
-        if unknown or lacking:
-            what = f"has an unknown {min(unknown)}" if unknown else f"lacks {min(lacking)}"
-            raise UserError(f"{name} {what}", kind="bad_plan")
-        return kind(**{n: decoded(_types(kind)[n], v, n) for n, v in value.items()})  # type: ignore[operator]
+    if hasattr(kind, "__dataclass_fields__") and isinstance(value, dict):
+        types, lacking = _record(kind)
+        if unknown := value.keys() - types.keys():
+            raise UserError(f"{name} has an unknown {min(unknown)}", kind="bad_plan")
+        if lacking := lacking - value.keys():
+            raise UserError(f"{name} lacks {min(lacking)}", kind="bad_plan")
+        return kind(**{n: decoded(types[n], v, n) for n, v in value.items()})
     inner = get_args(kind)
     if get_origin(kind) is tuple and isinstance(value, list) and (len(value) == len(inner) or inner[-1] is ...):
         return tuple(decoded(inner[0], v, name) for v in value)
@@ -105,10 +106,6 @@ def decoded(kind: Any, value: Any, name: str) -> Any:
 
 
 @cache
-def _types(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-@cache
-def _needed(kind: Any) -> set[str]:
-    return {f.name for f in fields(kind) if f.default is f.default_factory is MISSING}
+def _record(kind: Any) -> tuple[dict[str, Any], set[str]]:
+    """The types of a record's fields, and those that have no default."""
+    return get_type_hints(kind), {f.name for f in fields(kind) if f.default is f.default_factory is MISSING}

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from nrdata.errors import UserError
 from nrdata.keyed import CLIP, generator, key_of
 from nrdata.sampling.laws import LAWS, Item, LawMixture
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
+from nrdata.sampling.samples import Samples
 from nrdata.sampling.transforms import energy
 
 TRIES = 50
@@ -111,12 +111,12 @@ class Listener:
 
 
 @lru_cache(maxsize=4)
-def _split_pool(dataset: Any, split: str) -> Pool:
+def _split_pool(dataset: Samples, split: str) -> Pool:
     return Pool(dataset.index(split), dataset.sample_rate)
 
 
 def evaluation_reference(
-    dataset: Any, split: str, row: int, mode: str, ref_seconds: float, seed: int
+    dataset: Samples, split: str, row: int, mode: str, ref_seconds: float, seed: int
 ) -> tuple[np.ndarray, Clip] | None:
     """The reference of one evaluated sample: float32 (ref_frames,) and where it comes from; None: no reference.
 

@@ -174,11 +174,10 @@ def _differs(pool: Pool, items: np.ndarray, others: np.ndarray) -> np.ndarray:
     if len(others) == 0:
         return np.zeros(len(items), bool)
 
-    def unlike_first(rows: np.ndarray) -> np.ndarray:
-        frames, level = pool.index.frames, pool.index.noise_dbfs
-        return (frames[rows] != frames[others[0]]) | (level[rows] != level[others[0]])
-
-    return unlike_first(items) | unlike_first(others).any()
+    frames, level, first = pool.index.frames, pool.index.noise_dbfs, others[0]
+    unlike, varied = ((frames[rows] != frames[first]) | (level[rows] != level[first]) for rows in (items, others))
+    differs: np.ndarray = unlike | varied.any()
+    return differs
 
 
 def mismatch(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from nrdata.sampling.clips import Listener, draw_clip
 from nrdata.sampling.laws import Item, parse_law
 from nrdata.sampling.order import Order
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
+from nrdata.sampling.samples import Samples
 from nrdata.sampling.shortfall import Shortfall, check_law, refuse_shortfall
 
 EQ_SHARE = 0.5  # of remixed items are in an invented environment
@@ -105,7 +106,7 @@ class Heard(NamedTuple):
 class Stream:
     """Batches of one split of a data set. Raises `UserError` where the law cannot be served (see `on_missing_ref`)."""
 
-    def __init__(self, dataset: Any, split: str, config: StreamConfig):
+    def __init__(self, dataset: Samples, split: str, config: StreamConfig):
         self.dataset, self.split, self.config = dataset, split, config
         self.index = dataset.index(split)
         if len(self.index.key) == 0:

@@ -88,5 +88,3 @@ def decode_audio(key: str, data: bytes) -> tuple[np.ndarray, int] | None:
     except soundfile.LibsndfileError as e:
         raise UserError(f"member {key!r} cannot be decoded ({e}); make or fetch the shard again") from e
     return samples, sample_rate
-
-

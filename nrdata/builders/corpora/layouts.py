@@ -39,10 +39,8 @@ def items(source: str, side: str, root: Path) -> list[Entry | Refused] | None:
     found = list(layout(root, facts))
     if all(isinstance(entry, Refused) for entry in found):
         reason = next((f" ({e.item}: {e.reason})" for e in found if isinstance(e, Refused)), "")
-        raise UserError(
-            f"{root} holds nothing of {source} as published, {facts['layout']}{reason}: give other folders another name",
-            kind="layout",
-        )
+        published = f"{source} as published, {facts['layout']}{reason}"
+        raise UserError(f"{root} holds nothing of {published}: give other folders another name", kind="layout")
     return found
 
 

@@ -85,8 +85,8 @@ def _candidate(rng: np.random.Generator, asked: float) -> Room | None:
         return None
     if order > HIGHEST_ORDER:
         return None
-    points = (tuple(x.tolist()) for x in (size, microphone, speech, noise))
-    return Room(*points, round(float(absorption), 4), order, asked, seed)
+    size_m, microphone_m, speech_m, noise_m = (tuple(p.tolist()) for p in (size, microphone, speech, noise))
+    return Room(size_m, microphone_m, speech_m, noise_m, round(float(absorption), 4), order, asked, seed)
 
 
 def responses(room: Room, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
