@@ -64,6 +64,7 @@ def rebuild(folder: Path, check: bool) -> tuple[int, list[Path]]:
 
 def make(folder: Path, out: Path) -> None:
     """Tables and pictures of one folder, into `out`."""
+    from nrdata.files import write_bytes
     from nrmodel.evaluation.speed import read_speed
     from nrmodel.evaluation.tables import read_rows, write_tables
     from nrmodel.experiment import plots
@@ -71,13 +72,13 @@ def make(folder: Path, out: Path) -> None:
     if (folder / "rows.jsonl").exists():
         summary = write_tables(read_rows(folder / "rows.jsonl"), out, read_speed(folder))
         if folder.parent.name != "evaluations":  # an experiment's own pictures show these
-            (out / "means.png").write_bytes(plots.means_by_mode(summary))
+            write_bytes(out / "means.png", plots.means_by_mode(summary))
         if curves := plots.quality_by_calls(summary):
-            (out / "calls.png").write_bytes(curves)
+            write_bytes(out / "calls.png", curves)
     if (folder / "log.jsonl").exists():
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         told = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]
-        (out / "loss.png").write_bytes(plots.loss_curve([step for step, _ in told], [loss for _, loss in told]))
+        write_bytes(out / "loss.png", plots.loss_curve([step for step, _ in told], [loss for _, loss in told]))
     if (folder / "plan.toml").exists() and (folder / "cells").is_dir():
         from nrmodel.experiment.plan import read_plan
         from nrmodel.experiment.report import write_tables as write_report_tables

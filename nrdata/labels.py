@@ -1,13 +1,27 @@
-"""Labels that come from data, of places, speakers and files: which of them mean nothing, and how they are shown."""
+"""Labels that come from data, of places, speakers and files: their parts, which of them mean nothing, how they are
+shown.
+
+An environment is `<source>/<name>`, or `<source>/<name>~<k>` behind the room or the filters of its k-th variant.
+"""
 
 from __future__ import annotations
 
 UNKNOWN = "unknown"
 
 
+def place_of(env_id: str) -> str:
+    """An environment without its variant: the place that was recorded."""
+    return env_id.split("~")[0]
+
+
+def variant_of(env_id: str, number: int) -> str:
+    """The name of an environment's variant, numbered from 1."""
+    return f"{env_id}~{number}"
+
+
 def is_unknown(label: str) -> bool:
     """Whether an environment, a recording or a speaker is not known: `unknown`, `local/unknown`, `local/unknown~2`."""
-    return label.split("~")[0].rpartition("/")[2] == UNKNOWN
+    return place_of(label).rpartition("/")[2] == UNKNOWN
 
 
 def printable(text: str) -> str:

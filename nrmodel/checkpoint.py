@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nrdata.errors import UserError
+from nrdata.files import rename, unfinished, write_bytes
 from nrmodel.config import ModelConfig, from_dict, to_dict
 
 
@@ -29,24 +30,6 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Temporary name in the same folder, flush, fsync, rename, fsync of the folder."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save_model(path: Path, tensors: dict[str, Tensor], config: ModelConfig, **metadata: str) -> str:
     """Write weights as safetensors; returns their digest."""
     from safetensors.torch import save
@@ -54,7 +37,7 @@ def save_model(path: Path, tensors: dict[str, Tensor], config: ModelConfig, **me
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sha = digest(tensors)
     head = {"format": "nr-1", "config": json.dumps(to_dict(config), sort_keys=True), "sha256": sha, **metadata}
-    write_whole(path, _ordered(save(tensors, head)))
+    write_bytes(path, _ordered(save(tensors, head)))
     return sha
 
 
@@ -122,11 +105,10 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     if path.exists():
         previous = path.with_suffix(".prev.pt")
-        copy = path.with_name(path.name + ".partial")
-        copy.unlink(missing_ok=True)
+        copy = unfinished(path)
         os.link(path, copy)
-        copy.replace(previous)
-    write_whole(path, buffer.getvalue())
+        rename(copy, previous)
+    write_bytes(path, buffer.getvalue())
 
 
 def read_state(path: Path) -> dict[str, Any]:

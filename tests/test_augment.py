@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nrdata
-from nrdata.builders.plan import keyed_rng
 from nrdata.builders.rows import decoded
 from nrdata.builders.synthesis import augment
+from nrdata.keyed import plan_rng
 
 
 def level_db(x: np.ndarray, low: float, high: float, rate: int = RATE) -> float:
@@ -50,10 +50,10 @@ def test_a_filter_does_what_its_row_says(step, band, expected):
 @given(seed=st.integers(0, 10**6), rate=st.sampled_from([4000, 8000, 16000, 48000]))
 def test_every_chain_is_finite_seeded_and_linear_in_level(seed, rate):
     """No row that is drawn fails, at any rate; the chain has no state of its own and no gain rider."""
-    chain = augment.draw(keyed_rng("t", seed), rate)
+    chain = augment.draw(plan_rng("t", seed), rate)
     assert (
         chain
-        == augment.draw(keyed_rng("t", seed), rate)
+        == augment.draw(plan_rng("t", seed), rate)
         == decoded(augment.Augment, json.loads(json.dumps(chain.to_json())), "augment")
     )
     names = [step.filter for step in chain.chain]
@@ -67,7 +67,7 @@ def test_every_chain_is_finite_seeded_and_linear_in_level(seed, rate):
 
 
 def test_global_generators_stay_where_they_are():
-    chain = augment.draw(keyed_rng("t", 1), RATE)
+    chain = augment.draw(plan_rng("t", 1), RATE)
     augment.augmented(white(), chain, RATE)
     random.seed(1)
     np.random.seed(2)
@@ -120,7 +120,7 @@ def test_without_rooms_and_augmentation_the_plan_is_as_before(tmp_path):
 
 def test_quiet_noise_keeps_its_shape():
     """What is 80 dB down goes through as what is loud: float all along."""
-    chain = augment.draw(keyed_rng("t", 3), RATE)
+    chain = augment.draw(plan_rng("t", 3), RATE)
     x = noise(1.0)
     y, quiet = augment.augmented(x, chain, RATE), augment.augmented(1e-4 * x, chain, RATE)
     assert np.allclose(1e4 * quiet, y, atol=1e-5)

@@ -14,7 +14,8 @@ from helpers import RATE, make_dataset
 import nrdata
 from cli.main import run
 from nrdata.errors import UserError
-from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, noise_seed, seen, speaker_seen
+from nrdata.keyed import noise_seed
+from nrmodel.evaluation.evaluate import IDENTITY, ShardFiles, evaluate, evenly, seen, speaker_seen
 from nrmodel.evaluation.folders import FolderFiles
 from nrmodel.evaluation.speed import read_speed
 

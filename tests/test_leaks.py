@@ -13,7 +13,7 @@ from helpers import RATE, make_dataset, noise, sample_fields, speech
 import nrdata
 from cli.main import run
 from nrdata import audio
-from nrdata.checks import correlate
+from nrdata.audio.match import best_match
 from nrdata.checks.leaks import distinct, find_leaks, thinned
 from nrdata.store.manifest import write_manifest
 from nrdata.store.shard import ShardWriter
@@ -128,9 +128,9 @@ def test_sounds_of_one_kind_are_no_copies():
     hum = np.sin(2 * np.pi * 100 * np.arange(3 * RATE) / RATE) * 0.1
     hums = [(hum + 0.01 * rng.standard_normal(len(hum))).astype(np.float32) for _ in range(2)]
     for a, b in ((drops(1), drops(2)), (noise(3, 1, 1), noise(3, 1, 2)), hums, (np.zeros(RATE), drops(1))):
-        assert correlate.best_match(a, b, RATE) is None
+        assert best_match(a, b, RATE) is None
     x = drops(5)
-    match = correlate.best_match(x, x[8000:40000], RATE)
+    match = best_match(x, x[8000:40000], RATE)
     assert match is not None and abs(match.lag_seconds - 0.5) < 1e-3 and match.correlation > 0.9
 
 
@@ -143,7 +143,7 @@ def test_silence_is_like_no_silence():
     sounds = [np.concatenate(parts).astype(np.float32) / 32768 for parts in zip(heads, tails, strict=True)]
     for i, a in enumerate(sounds):
         for b in sounds[i + 1 :]:
-            assert correlate.best_match(a, b, RATE) is None
+            assert best_match(a, b, RATE) is None
 
 
 def test_a_clip_that_overlaps_its_mixture(tmp_path):
@@ -180,7 +180,7 @@ def test_every_stretch_is_compared_once(tmp_path):
 def test_lags_of_both_signs(lag):
     x = noise(6.0, 0, 3)
     a, b = x[32000 : 32000 + 40000], x[32000 + lag : 32000 + lag + 40000]
-    match = correlate.best_match(a, b, RATE)
+    match = best_match(a, b, RATE)
     if 40000 - abs(lag) >= RATE:
         assert match is not None and abs(match.lag_seconds - lag / RATE) < 1e-3
     else:

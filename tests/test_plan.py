@@ -13,9 +13,10 @@ import pytest
 import manifests
 from nrdata.builders import splits
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
-from nrdata.builders.plan import SAMPLES_PER_SHARD, Options, Plan, keyed_rng, read_plan, shards
+from nrdata.builders.plan import SAMPLES_PER_SHARD, Options, Plan, read_plan, shards
 from nrdata.builders.units import Levels, cut
 from nrdata.errors import UserError
+from nrdata.keyed import plan_rng
 
 RATE = 1000
 OPTIONS = Options("folders", sample_rate=RATE, per_cell=2)
@@ -127,8 +128,8 @@ def test_shards_hold_a_split_each_in_order():
 
 
 def test_keyed_generators_differ_by_every_part_of_their_key():
-    draws = [keyed_rng(*key).random() for key in [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), (0, "a1", "")]]
-    assert len(set(draws)) == len(draws) and keyed_rng(0, "a", 1).random() == draws[0]
+    draws = [plan_rng(*key).random() for key in [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), (0, "a1", "")]]
+    assert len(set(draws)) == len(draws) and plan_rng(0, "a", 1).random() == draws[0]
 
 
 def test_no_training_data_is_a_sentence():

@@ -18,7 +18,7 @@ from scipy.signal import fftconvolve
 import nrdata
 from nrdata.builders import build as engine
 from nrdata.builders import plan as planning
-from nrdata.builders.plan import Options, keyed_rng
+from nrdata.builders.plan import Options
 from nrdata.builders.render import render
 from nrdata.builders.rows import decoded
 from nrdata.builders.synthesis import rooms
@@ -26,6 +26,7 @@ from nrdata.builders.synthesis.seeded import seeded
 from nrdata.checks.leaks import find_leaks
 from nrdata.checks.verify import verify
 from nrdata.errors import UserError
+from nrdata.keyed import plan_rng
 from nrdata.store.triplet import energy_snr_db
 
 
@@ -65,7 +66,7 @@ def rows_of(out: Path) -> list[dict]:
 
 
 def a_room(seed: int = 0, t60: tuple[float, float] = (0.2, 0.3)) -> rooms.Room:
-    return rooms.draw(keyed_rng("test", seed), t60, RATE)
+    return rooms.draw(plan_rng("test", seed), t60, RATE)
 
 
 @pytest.mark.parametrize("seed", range(3))

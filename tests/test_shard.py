@@ -99,7 +99,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, monkeypatch):
 def test_an_exception_leaves_nothing(tmp_path):
     with pytest.raises(KeyError), ShardWriter(tmp_path / "train-000000.tar", RATE, True) as writer:
         writer.write("train-0000001", MIXTURE, FIELDS)
-        assert names(tmp_path) == ["train-000000.tar.partial"]
+        assert [name.endswith(".partial") for name in names(tmp_path)] == [True]
         raise KeyError
     assert not names(tmp_path)
 

@@ -1,7 +1,6 @@
 """Training through the front door: exact resume, workers, modes, refusals, bad batches, signals."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 import nrdata
 import nrmodel
 from cli.main import run
+from nrdata import locks
 from nrdata.errors import Failure, UserError
 from nrmodel import checkpoint
 from nrmodel import config as presets
@@ -277,15 +277,12 @@ def test_encoder_taken_over_and_frozen_stays(tiny_dataset, tmp_path):
 def test_a_run_folder_is_used_by_one(tiny_dataset, tmp_path, capsys):
     folder = tmp_path / "run"
     folder.mkdir()
-    import socket
-
-    host = socket.gethostname()
-    (folder / "lock").write_text(json.dumps({"pid": os.getpid(), "host": host, "started": 0}))
-    with pytest.raises(UserError, match="in use by process"):
+    with locks.held(folder / "lock", ""), pytest.raises(UserError, match=r"in use \(process"):
         train.train(config(tiny_dataset, folder))
-    finished = subprocess.Popen([sys.executable, "-c", ""])
-    finished.wait()
-    (folder / "lock").write_text(json.dumps({"pid": finished.pid, "host": host, "started": 0}))
+    code = (
+        "import sys, os; from pathlib import Path; from nrdata import locks\nwith locks.held(Path(sys.argv[1]), ''): "
+    )
+    subprocess.run([sys.executable, "-c", code + "os.kill(os.getpid(), 9)", str(folder / "lock")], check=False)
     train.train(config(tiny_dataset, folder, max_steps=1))
     assert "taking over" in capsys.readouterr().err
 

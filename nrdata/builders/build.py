@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import warnings
 from collections import Counter
@@ -23,7 +22,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from nrdata import files
+from nrdata import files, locks
 from nrdata.builders import cluster, processes
 from nrdata.builders.plan import Options, Plan, Refused, ShardPlan, read_plan, shards
 from nrdata.builders.render import Sources, render
@@ -35,6 +34,7 @@ from nrdata.store.manifest import NAME, write_manifest
 from nrdata.store.shard import ShardFault, ShardWriter, build_index, index_path, read_index, write_index
 
 SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")
+LOCK = ".lock"
 SMALL_BUILD = 512  # samples
 BYTES_PER_FRAME = 4.0  # three sounds of 16 bits and a clip, as FLAC
 SNR_SLACK_DB = 3.0  # the logged SNR counts active speech only
@@ -116,9 +116,7 @@ def build(
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out, shared=part is not None):
         _claim(out, plan, force)
-        for stale in out.glob("*.partial"):
-            if part is None or stale.name.startswith(tuple(s.name for s in mine)):
-                stale.unlink()
+        files.remove_leftovers(out, alone=part is None)
         todo, refused, notes = _find_whole(out, mine, options)
         with _disk_full(out, todo):
             results = _make(todo, options, out, plan.has_ref, workers, engine)
@@ -163,15 +161,9 @@ def _disk_full(out: Path, todo: list[ShardPlan]) -> Iterator[None]:
         ) from e
 
 
-@contextlib.contextmanager
-def _alone(out: Path, shared: bool = False) -> Iterator[None]:
-    """One builder at a time in a folder, or several (`shared`) of parts; the lock goes with its process."""
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another nr build-shards is at work in {out}: wait for it", kind="locked") from None
-        yield
+def _alone(out: Path, shared: bool = False) -> contextlib.AbstractContextManager[Any]:
+    """One builder at a time in a folder, or several (`shared`) of parts."""
+    return locks.held(out / LOCK, f"another nr build-shards is at work in {out}", shared)
 
 
 def _claim(out: Path, plan: Plan, force: bool) -> None:
@@ -180,7 +172,7 @@ def _claim(out: Path, plan: Plan, force: bool) -> None:
     ours = path.exists() and path.read_text(encoding="utf-8") == text
     if ours and not force:
         return
-    there = [p for p in out.iterdir() if p.name != ".lock" and not p.name.endswith(".partial")]
+    there = [p for p in out.iterdir() if not p.name.startswith(LOCK) and not p.name.endswith(".partial")]
     if there and not path.exists() and not (out / NAME).exists():
         raise UserError(f"{out} holds files that are no data set: choose another --out", kind="other_files")
     if there and not force:

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nrdata.builders.plan import Options, Plan, Refused, keyed_rng, number
+from nrdata.builders.plan import Options, Plan, Refused, number
 from nrdata.builders.rows import PlanRow, Stretch
 from nrdata.builders.units import SHORTEST_SECONDS, Levels, RefusedUnit, Unit, audible_start
 from nrdata.errors import UserError
+from nrdata.keyed import plan_rng
 
 PER_CELL = 4
 
@@ -139,7 +140,7 @@ def in_turn(items: Sequence[T], *key: object) -> Iterator[T]:
     """All items, then all again, in a new order each pass."""
     turn = 0
     while True:
-        yield from (items[i] for i in keyed_rng(*key, turn).permutation(len(items)))
+        yield from (items[i] for i in plan_rng(*key, turn).permutation(len(items)))
         turn += 1
 
 
@@ -157,7 +158,7 @@ def _training(
     done = 0
     for i, environment in enumerate(in_turn(environments, *key, "environments")):
         file, unit = next(speech), next(turns[environment])
-        yield file, unit, round(float(keyed_rng(*key, "snr", i).uniform(*options.snr_db)), 2)
+        yield file, unit, round(float(plan_rng(*key, "snr", i).uniform(*options.snr_db)), 2)
         done += min(file.frames, unit.unit.frames)
         if done >= frames:
             return
@@ -176,7 +177,7 @@ def _cells(
 
 
 def _row(split: str, i: int, file: SpeechFile, noise: NoiseUnit, snr_db: float, options: Options) -> PlanRow:
-    rng = keyed_rng(options.seed, split, "stretch", i)
+    rng = plan_rng(options.seed, split, "stretch", i)
     unit = noise.unit
     frames = min(file.frames, unit.frames)
     speech_start = audible_start(file.levels, (0, file.frames), frames, rng)

@@ -10,8 +10,6 @@ import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from nrdata.builders.rows import PlanRow
 from nrdata.errors import UserError
 
@@ -112,12 +110,6 @@ def number(rows: list[PlanRow]) -> list[PlanRow]:
         mine = [row for row in rows if row.split == split]
         result += [replace(row, key=f"{split}-{n:07d}") for n, row in enumerate(mine, 1)]
     return result
-
-
-def keyed_rng(*parts: object) -> np.random.Generator:
-    """A generator that belongs to what is named (seed, purpose, index, ...): no draw depends on another's order."""
-    digest = hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).digest()
-    return np.random.default_rng(np.frombuffer(digest[:16], np.uint32))
 
 
 def read_plan(path: Path) -> Plan:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nrdata.builders.plan import keyed_rng
 from nrdata.errors import UserError
+from nrdata.keyed import plan_rng
 
 VALID_SHARE = 0.1
 TEST_SHARE = 0.2
@@ -22,7 +22,7 @@ def speakers(names: Sequence[str], seed: int) -> dict[str, str]:
             "need one each; make a sub-folder per speaker, or give --speech-index with a column 'split'",
             kind="few_speakers",
         )
-    order = [names[i] for i in keyed_rng(seed, "speaker splits").permutation(len(names))]
+    order = [names[i] for i in plan_rng(seed, "speaker splits").permutation(len(names))]
     valid = max(1, round(VALID_SHARE * len(order)))
     test = max(1, round(TEST_SHARE * len(order)))
     return {name: "valid" if i < valid else "test" if i < valid + test else "train" for i, name in enumerate(order)}
@@ -34,7 +34,7 @@ def unseen_environments(names: Sequence[str], seed: int) -> tuple[str, ...]:
     if len(names) < ENVIRONMENTS_FOR_UNSEEN:
         return ()
     count = round(UNSEEN_SHARE * len(names))
-    return tuple(sorted(names[i] for i in keyed_rng(seed, "unseen").permutation(len(names))[:count]))
+    return tuple(sorted(names[i] for i in plan_rng(seed, "unseen").permutation(len(names))[:count]))
 
 
 def recordings(names: Sequence[str], environment: str, unseen: bool, seed: int) -> dict[str, str]:
@@ -43,7 +43,7 @@ def recordings(names: Sequence[str], environment: str, unseen: bool, seed: int) 
     names = sorted(set(names))
     if unseen:
         return dict.fromkeys(names, "test")
-    order = [names[i] for i in keyed_rng(seed, "recording splits", environment).permutation(len(names))]
+    order = [names[i] for i in plan_rng(seed, "recording splits", environment).permutation(len(names))]
     test = max(1, round(TEST_SHARE * len(order))) if len(order) > 1 else 0
     valid = max(1, round(VALID_SHARE * len(order))) if len(order) > 2 else 0
     return {name: "test" if i < test else "valid" if i < test + valid else "train" for i, name in enumerate(order)}

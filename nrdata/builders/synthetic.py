@@ -16,11 +16,12 @@ import numpy as np
 
 from nrdata import audio
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
-from nrdata.builders.plan import Options, Plan, keyed_rng
+from nrdata.builders.plan import Options, Plan
 from nrdata.builders.render import Sources
 from nrdata.builders.synthesis import scenes, voices
 from nrdata.builders.units import Levels, RefusedUnit, Unit, usable
 from nrdata.errors import UserError
+from nrdata.keyed import plan_rng
 
 NAME = "synthetic"
 LICENSE = "CC0-1.0"
@@ -80,9 +81,9 @@ def sound(side: str, name: str) -> np.ndarray:
     if len(parts) != 3 or (side == "noise" and parts[1] not in scenes.SCENES):
         raise UserError(f"{name} is no name of synthetic {side}: <seed>/<who or where>/<number>", kind="missing")
     seed, which, _ = parts
-    rng = keyed_rng(NAME, side, name)
+    rng = plan_rng(NAME, side, name)
     if side == "speech":
-        talker = voices.voice(keyed_rng(NAME, "voice", seed, which))
+        talker = voices.voice(plan_rng(NAME, "voice", seed, which))
         x = voices.utterance(talker, SPEECH_SECONDS * float(rng.uniform(0.8, 1.1)), rng)
     else:
         x = scenes.recording(which, NOISE_SECONDS, rng)

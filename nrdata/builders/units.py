@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nrdata.checks.correlate import best_match
+from nrdata.audio.match import best_match
 
 LONGEST_SECONDS = 10.0
 GAP_SECONDS = 1.0

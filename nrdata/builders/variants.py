@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from nrdata.builders.draws import in_turn
-from nrdata.builders.plan import Options, keyed_rng
+from nrdata.builders.plan import Options
 from nrdata.builders.rows import PlanRow
 from nrdata.builders.synthesis import augment, rooms
 from nrdata.builders.synthesis.augment import Augment
 from nrdata.builders.synthesis.rooms import Room
 from nrdata.errors import UserError
+from nrdata.keyed import plan_rng
+from nrdata.labels import variant_of
 from nrdata.progress import Progress
 
 Variant = tuple[Room | None, Augment | None]
@@ -53,8 +55,8 @@ def _variant(env_id: str, k: int, chains: int, options: Options) -> Variant:
     room, chain = divmod(k, chains)
     key, rate = (options.seed, env_id), options.sample_rate
     return (
-        rooms.draw(keyed_rng(*key, "room", room), options.t60_s, rate) if options.rooms else None,
-        augment.draw(keyed_rng(*key, "augment", chain), rate) if options.augment else None,
+        rooms.draw(plan_rng(*key, "room", room), options.t60_s, rate) if options.rooms else None,
+        augment.draw(plan_rng(*key, "augment", chain), rate) if options.augment else None,
     )
 
 
@@ -66,4 +68,4 @@ def _applied(row: PlanRow, k: int, variant: Variant) -> PlanRow:
         meta |= {"asked_t60_s": room.asked_t60_s, "speech_t60_s": speech, "noise_t60_s": noise}
     if filters:
         meta["augment"] = "+".join(step.filter for step in filters.chain)
-    return replace(row, room=room, augment=filters, env_id=f"{row.env_id}~{k + 1}", meta=meta)
+    return replace(row, room=room, augment=filters, env_id=variant_of(row.env_id, k + 1), meta=meta)

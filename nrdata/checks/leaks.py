@@ -1,7 +1,7 @@
 """`nr verify-shards --leaks`: what splits share, and clips that overlap the mixture they stand beside.
 
 Known from what is stored: speakers, recordings, stretches of a recording, identical sound. Found in the sound: the same
-noise at another gain, offset or codec (`nrdata.checks.correlate`).
+noise at another gain, offset or codec (`nrdata.audio.match`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nrdata.checks import correlate
+from nrdata.audio.match import RATE, best_match, compare, fft_size, whiten
 from nrdata.progress import Progress
 from nrdata.store.dataset import DataSet, SplitIndex
 from nrdata.store.dataset import open as open_dataset
 
+BLOCK = 512  # sounds held at once: 0.5 MiB each at 5 s
 SHOWN = 3  # examples a line
 MAX_PAIRS = 200_000  # of two splits whose sound is compared: a millisecond or two each
 
@@ -68,7 +69,7 @@ def find_leaks(folder: Path | str) -> tuple[list[Leak], list[str]]:
         if len(rows_a) * len(rows_b) < len(units[a]) * len(units[b]):
             of = f"{len(units[a])} x {len(units[b])}"
             notes.append(f"{pair}: the sound of {len(rows_a)} x {len(rows_b)} of {of} stretches was compared")
-        found.append(_leak("same_sound", pair, list(correlate.across(dataset, a, rows_a, b, rows_b))))
+        found.append(_leak("same_sound", pair, list(across(dataset, a, rows_a, b, rows_b))))
     for split in dataset.splits:
         found.append(_leak("reference_overlaps", split, list(_references(dataset, split))))
     return [leak for leak in found if leak is not None], notes
@@ -144,8 +145,25 @@ def _references(dataset: DataSet, split: str) -> Iterator[str]:
         if stretch[0] >= 0 and told[0] >= 0 and told[0] < stretch[1] and stretch[0] < told[1]:
             yield f"{key} (stretch {told})"
             continue
-        match = correlate.best_match(
-            dataset.read(split, row, "noise"), dataset.read(split, row, "ref"), dataset.sample_rate
-        )
+        match = best_match(dataset.read(split, row, "noise"), dataset.read(split, row, "ref"), dataset.sample_rate)
         if match is not None:
             yield f"{key} ({match})"
+
+
+def across(dataset: DataSet, a: str, rows_a: Sequence[int], b: str, rows_b: Sequence[int]) -> Iterator[str]:
+    """Samples of split `a` and split `b` whose noise is the same sound: "key and key (match)"."""
+    index_a, index_b = dataset.index(a), dataset.index(b)
+    size = fft_size(*(int(max(i.frames)) * RATE // dataset.sample_rate + 1 for i in (index_a, index_b)))
+    with Progress(len(rows_a) * len(rows_b), f"pairs of {a} and {b} compared") as progress:
+        for first in range(0, len(rows_b), BLOCK):
+            rows = rows_b[first : first + BLOCK]
+            block = [whiten(dataset.read(b, row, "noise"), dataset.sample_rate) for row in rows]
+            spectra = [np.fft.rfft(x, size) for x in block]
+            for row_a in rows_a:
+                x = whiten(dataset.read(a, row_a, "noise"), dataset.sample_rate)
+                spectrum = np.fft.rfft(x, size)
+                for row_b, y, other in zip(rows, block, spectra, strict=True):
+                    match = compare(x, y, spectrum, other, size)
+                    if match is not None:
+                        yield f"{index_a.key[row_a].decode()} and {index_b.key[row_b].decode()} ({match})"
+                progress.advance(len(block))

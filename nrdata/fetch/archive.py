@@ -11,9 +11,9 @@ import contextlib
 import gzip
 import lzma
 import re
+import shutil
 import stat
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from nrdata import files
 from nrdata.errors import UserError
-from nrdata.files import fsync_folder
 
 COPY_BYTES = 1 << 20
 MEMBER_BYTES = 1 << 30
@@ -44,14 +44,15 @@ def unpack(path: Path, target: Path) -> int:
 
     Raises `UserError` for an archive that is damaged or hostile, or too large: then there is no `target`.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".partial", dir=target.parent) as temporary:
-        folder = Path(temporary) / "unpacked"
-        folder.mkdir()
+    folder = files.unfinished(target)
+    folder.mkdir()
+    try:
         count = sum(1 for _ in _files(path, folder))
         if not count:
             raise UserError(f"{path} holds no files", kind="archive")
-        folder.replace(target)
-    fsync_folder(target.parent)
+        files.rename(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing, once it has its name
     return count
 
 

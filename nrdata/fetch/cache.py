@@ -9,7 +9,6 @@ between processes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from nrdata import files
+from nrdata import files, locks
 from nrdata.errors import UserError
 from nrdata.fetch import transfer
 
@@ -57,7 +56,7 @@ class Cache:
                 file = stack.enter_context(path.open("rb", buffering=0))
             except FileNotFoundError:
                 return None
-            fcntl.flock(file, fcntl.LOCK_SH)
+            locks.flock(file, shared=True, wait=True)
             facts = os.fstat(file.fileno())
             if facts.st_nlink == 0:  # removed between the two lines above
                 return None
@@ -74,7 +73,7 @@ class Cache:
         """Fetch an entry; of several processes that want it one does, the others wait for it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         part = transfer.part(path)
-        with _locked(part):
+        with locks.waited_for(part):
             if path.exists():
                 part.unlink()  # made by asking for the lock
                 return
@@ -96,9 +95,8 @@ class Cache:
             os.utime(part, ns=(time.time_ns(), mark(path.name)))
             with part.open("rb") as file:
                 os.fsync(file.fileno())
-            part.replace(path)
+            files.rename(part, path)
             transfer.forget(part)
-            files.fsync_folder(self.folder)
 
     def _make_room(self, size: int) -> None:
         """Remove what was used longest ago and is not in use until `size` more bytes fit, within the limit and on the
@@ -121,32 +119,18 @@ def _remove(path: Path) -> bool:
     """Remove an entry, or what a killed process left of one, unless someone holds it."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locks.flock(file):
+                return False
             path.unlink(missing_ok=True)
             transfer.forget(path)
             return True
-    except (BlockingIOError, FileNotFoundError):
+    except FileNotFoundError:
         return False
 
 
 def mark(digest: str) -> int:
     """The modification time (ns) of an entry that was found to be whole: belongs to its digest, in 1970 to 2038."""
     return int(digest[:7], 16) * 8 * 10**9
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the only lock on the file of this name (not on one that has been renamed away meanwhile)."""
-    while True:
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            try:
-                same = os.path.samestat(path.stat(), os.fstat(file.fileno()))
-            except FileNotFoundError:
-                same = False
-            if same:
-                yield
-                return
 
 
 def base_folder() -> Path:

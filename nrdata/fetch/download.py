@@ -6,20 +6,18 @@ archive, and the digest of the first one is pinned in `downloads.json`: a later 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 import manifests
-from nrdata import files
+from nrdata import files, locks
 from nrdata.builders.corpora import layouts
 from nrdata.builders.plan import Refused
 from nrdata.errors import UserError
@@ -115,9 +113,8 @@ def download(
     if source_dir is not None and not source_dir.is_dir():
         raise UserError(f"{source_dir} is not a folder: --source-dir names where archives lie already", kind="missing")
     out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        for stale in out.glob(".*.partial"):
-            shutil.rmtree(stale)
+    with locks.held(out / ".download.lock", f"another nr download is at work in {out}"):
+        files.remove_leftovers(out, alone=True)
         records = _records(out)
         for wish in wanted:
             record = records.get(wish.name, {})
@@ -193,9 +190,8 @@ def _placed(path: Path, wish: Archive, out: Path, unpack: bool) -> Path:
     """The checked archive under its name in `out`; one of another folder stays there where it is only unpacked."""
     final = out / wish.name
     if path == transfer.part(final):
-        path.replace(final)
+        files.rename(path, final)
         transfer.forget(path)
-        files.fsync_folder(out)
     elif path != final and not unpack:
         with path.open("rb") as source, files.replacing(final) as copy:
             shutil.copyfileobj(source, copy, archive.COPY_BYTES)
@@ -210,16 +206,6 @@ def _unpack(path: Path, folder: Path) -> int:
     return archive.unpack(path, folder)
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    with (out / ".download.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another nr download is at work in {out}: wait for it", kind="locked") from None
-        yield
-
-
 def _records(out: Path) -> dict[str, dict[str, Any]]:
     path = out / NAME
     if not path.exists():
@@ -232,7 +218,7 @@ def _records(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write(out: Path, records: dict[str, dict[str, Any]]) -> None:
-    files.write_text(out / NAME, json.dumps(records, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    files.write_json(out / NAME, records, sort_keys=True)
 
 
 def sources() -> list[dict[str, Any]]:

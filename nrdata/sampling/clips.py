@@ -13,12 +13,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from nrdata.audio.levels import energy
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, generator, key_of
 from nrdata.sampling.laws import LAWS, Item, LawMixture
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
 from nrdata.sampling.samples import Samples
-from nrdata.sampling.transforms import energy
 
 TRIES = 50
 AUDIBLE_DB = 10.0  # a clip this far under its sample's noise level is drawn again
@@ -92,7 +92,7 @@ class Listener:
     def __call__(self, row: int, field: str, start: int, stop: int) -> float:
         """RMS level in dB (-inf for digital silence)."""
         sound = self.sound(row, field, start, stop)
-        power = energy(sound) / max(len(sound), 1)
+        power = energy(sound, np.float32) / max(len(sound), 1)
         return 10 * math.log10(power) if power > 0 else -math.inf
 
     def sound(self, row: int, field: str, start: int, stop: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nrdata.labels import is_unknown
+from nrdata.labels import is_unknown, place_of
 from nrdata.sampling.samples import Columns
 
 MIN_REF_SECONDS = 0.25  # a shorter clip counts as missing
@@ -53,7 +53,7 @@ class Pool:
         self.min_frames = round(MIN_REF_SECONDS * sample_rate)
         self.gap_frames = round(GAP_SECONDS * sample_rate)
         self.rows = np.arange(len(index.key)) if rows is None else np.sort(rows)
-        places = [name.split("~")[0] for name in index.env_names]
+        places = [place_of(name) for name in index.env_names]
         code = {name: i for i, name in enumerate(sorted(set(places)))}
         self.place_of_env = np.array([code[name] for name in places], dtype=np.int64)
         self.unknown_env = np.array([is_unknown(name) for name in index.env_names], dtype=bool)

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from nrdata.audio.levels import energy
 from nrdata.errors import UserError
 
 EQ_POINTS = 8
@@ -31,14 +32,9 @@ def sounding_start(sound: np.ndarray, crop_samples: int, rng: np.random.Generato
     return min(max(start, 0), max(len(sound) - crop_samples, 0))
 
 
-def energy(sound: np.ndarray) -> float:
-    """Sum of squares. Not `np.dot`, whose last bits (and, among busy cores, whose time) depend on BLAS's threads."""
-    return float(np.sum(np.square(sound), dtype=np.float64))
-
-
 def noise_gain(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> float:
     """The factor on `noise` for an energy SNR of `snr_db`; 1 where either is silent and no SNR exists."""
-    clean_energy, noise_energy = energy(clean), energy(noise)
+    clean_energy, noise_energy = energy(clean, np.float32), energy(noise, np.float32)
     if clean_energy == 0 or noise_energy == 0:
         return 1.0
     return math.sqrt(clean_energy / noise_energy) * 10 ** (-snr_db / 20)

@@ -170,7 +170,7 @@ def write_manifest(
     folder = Path(folder)
     manifest = gather(folder, name, licenses, plan_sha256)
     write_card(folder, manifest)
-    files.write_text(folder / NAME, json.dumps(asdict(manifest), indent=1, allow_nan=False) + "\n")
+    files.write_json(folder / NAME, asdict(manifest))
     return manifest
 
 

@@ -53,7 +53,7 @@ class IndexRow:
 
 
 class ShardWriter:
-    """Write `X.tar`: as `X.tar.partial`, fsynced, renamed, then `X.index.jsonl`; all or nothing.
+    """Write `X.tar`: under an unfinished name, fsynced, renamed, then `X.index.jsonl`; all or nothing.
 
     On any exception the partial is removed; an existing shard is refused. A shard to which nothing was written is not
     made. The same input gives the same bytes.
@@ -61,7 +61,7 @@ class ShardWriter:
 
     def __init__(self, path: Path, sample_rate: int, has_ref: bool):
         self.path, self.sample_rate, self.has_ref = Path(path), sample_rate, has_ref
-        self.partial = self.path.with_name(f"{self.path.name}.partial")
+        self.partial = files.unfinished(self.path)
         self.keys: set[str] = set()
 
     def __enter__(self) -> ShardWriter:
@@ -69,7 +69,7 @@ class ShardWriter:
 
         if self.path.exists():
             raise UserError(f"{self.path} exists already; remove it or build into another folder", kind="exists")
-        self._file = self.partial.open("w+b")
+        self._file = self.partial.open("x+b")
         self._tar = TarWriter(self._file, user="nr", group="nr", mtime=0, compress=False, encoder=False)
         return self
 
@@ -126,8 +126,7 @@ class ShardWriter:
                     self._file.flush()
                     os.fsync(self._file.fileno())
                     rows = build_index(self.partial)
-                    self.partial.replace(self.path)
-                    files.fsync_folder(self.path.parent)
+                    files.rename(self.partial, self.path)
                     write_index(self.path, rows)
         finally:
             with contextlib.suppress(OSError):  # it flushes once more: the error above is the one to tell

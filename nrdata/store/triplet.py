@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nrdata.audio.levels import energy
 from nrdata.errors import UserError
 
 KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
@@ -51,12 +52,7 @@ class Mixture:
 
 def energy_snr_db(clean: np.ndarray, noise: np.ndarray) -> float:
     """10 log10(sum clean^2 / sum noise^2), in float64; +-inf where one is silent."""
-    return _ratio_db(_energy(clean), _energy(noise))
-
-
-def _energy(x: np.ndarray) -> float:
-    x = x.astype(np.float64, copy=False)
-    return float(np.sum(x * x))  # np.dot would be faster, but its bits depend on the core count
+    return _ratio_db(energy(clean), energy(noise))
 
 
 def _ratio_db(signal: float, disturbance: float) -> float:
@@ -77,11 +73,11 @@ def mix(clean: np.ndarray, noise: np.ndarray, snr_db: float | None, ref: np.ndar
     if len(clean) == 0 or (ref is not None and len(ref) == 0):
         raise UserError("there are no samples", kind="empty")
     parts = [clean.astype(np.float64), noise.astype(np.float64), None if ref is None else ref.astype(np.float64)]
-    energies = [1.0 if x is None else _energy(x) for x in parts]
-    for name, energy in zip(("clean", "noise", "ref"), energies, strict=True):
-        if not np.isfinite(energy):  # one sample that is not finite makes the sum so
+    energies = [1.0 if x is None else energy(x) for x in parts]
+    for name, total in zip(("clean", "noise", "ref"), energies, strict=True):
+        if not np.isfinite(total):  # one sample that is not finite makes the sum so
             raise UserError(f"the {name} sound has NaN or infinite samples", kind="not_finite")
-        if energy == 0:
+        if total == 0:
             raise UserError(f"the {name} sound is silent", kind=f"silent_{name}")
     c, n, r = parts
     assert c is not None and n is not None

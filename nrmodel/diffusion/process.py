@@ -53,7 +53,6 @@ class OUVE:
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t * math.sqrt(2 * self._log_ratio)
 
 
-
 @dataclass(frozen=True)
 class SBVE:
     """The bridge's variance-exploding schedule: g(t) = sqrt(c) k^t, alpha = 1. Computed in float64 (near t = 1 the

@@ -25,6 +25,7 @@ import torch
 
 from nrdata import audio
 from nrdata.errors import UserError
+from nrdata.keyed import noise_rng
 from nrdata.sampling.pool import MIN_REF_SECONDS
 from nrmodel.enhancement import speech_activity
 
@@ -201,7 +202,7 @@ def frame_noise(seed: int, first_frame: int, device: torch.device | str = "cpu")
         batch, _, bins, frames = shape
         call, first = next(calls), first_frame // NOISE_CHUNK
         chunks = [
-            np.random.default_rng([seed, call, chunk]).standard_normal((NOISE_CHUNK, bins, 2), np.float32)
+            noise_rng(seed, call, chunk).standard_normal((NOISE_CHUNK, bins, 2), np.float32)
             for chunk in range(first, (first_frame + frames - 1) // NOISE_CHUNK + 1)
         ]
         start = first_frame - first * NOISE_CHUNK

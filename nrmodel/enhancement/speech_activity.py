@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from nrdata.audio.mel import to_hertz, to_mel
+
 RATE = 16000  # of all sound here
 HOP = 160
 FRAME = 512
@@ -39,8 +41,7 @@ def longest_pause(x: np.ndarray) -> tuple[int, int]:
 def speech_frames(x: np.ndarray) -> np.ndarray:
     """Whether speech sounds in the frame centred on sample i x HOP of mono sound at `RATE`: bool (frames,)."""
     power = _power(x)
-    mel = np.linspace(_mel(150.0), _mel(6000.0), BANDS + 1)
-    edges = np.round(700 * (10 ** (mel / 2595) - 1) * FRAME / RATE).astype(int)
+    edges = np.round(to_hertz(np.linspace(to_mel(150.0), to_mel(6000.0), BANDS + 1)) * FRAME / RATE).astype(int)
     bands = np.stack([power[:, a:b].mean(axis=1) for a, b in pairwise(edges)])
     level = 10 * np.log10(np.stack([_smooth(band, 5) for band in bands]) + 1e-12)
     excess = np.maximum(level - np.quantile(level, FLOOR_QUANTILE, axis=1, keepdims=True), 0)
@@ -80,10 +81,6 @@ def _voicing(power: np.ndarray) -> np.ndarray:
     correlation = np.fft.irfft(power * ((hertz > 100) & (hertz < 4000)))
     lags = slice(RATE // 400, RATE // 70)
     return correlation[:, lags].max(axis=1) / (correlation[:, 0] + 1e-10)
-
-
-def _mel(hertz: float) -> float:
-    return 2595 * float(np.log10(1 + hertz / 700))
 
 
 def _smooth(x: np.ndarray, width: int) -> np.ndarray:

@@ -11,7 +11,6 @@ take their name. Sampler noise is keyed by (key, seed) and shared by all modes: 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -26,8 +25,9 @@ import numpy as np
 from nrdata import audio
 from nrdata.environment import provenance
 from nrdata.errors import UserError
-from nrdata.files import write_text
-from nrdata.labels import is_unknown
+from nrdata.files import write_json, write_text
+from nrdata.keyed import noise_seed
+from nrdata.labels import is_unknown, place_of
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
 from nrmodel.evaluation import tables
@@ -262,11 +262,6 @@ def made_with(model: Any, fingerprint: str, workers: int) -> dict[str, Any]:
     return found | {"model_sha256": model.digest, "torch_threads": torch.get_num_threads()}
 
 
-def noise_seed(key: str, seed: int) -> int:
-    """The sampler's seed of one file, the same in every mode."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode("utf-8", "surrogateescape")).digest()[:7], "big")
-
-
 def seen(facts: dict[str, Any], training_data: dict | None) -> str | None:
     """`recording`, `environment` or `unseen` in training; None where it is not known. A variant (`~k`) of a seen
     environment is seen."""
@@ -274,8 +269,8 @@ def seen(facts: dict[str, Any], training_data: dict | None) -> str | None:
         return None
     if facts["recording"] in training_data["recordings"]:
         return "recording"
-    places = {env_id.split("~")[0] for env_id in training_data["env_ids"]}
-    return "environment" if facts["env_id"].split("~")[0] in places else "unseen"
+    places = {place_of(env_id) for env_id in training_data["env_ids"]}
+    return "environment" if place_of(facts["env_id"]) in places else "unseen"
 
 
 def speaker_seen(facts: dict[str, Any], training_data: dict | None) -> bool | None:
@@ -331,7 +326,3 @@ def resumable(partial: Path) -> list[dict[str, Any]]:
             file.truncate(len(whole))
     rows = [json.loads(line) for line in whole.splitlines()]
     return list({tuple(row[name] for name in IDENTITY): row for row in rows}.values())
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=True) + "\n")

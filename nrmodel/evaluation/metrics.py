@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nrdata.audio.levels import rms_dbfs
+
 SAMPLE_RATE = 16000
 LENGTH_TOLERANCE = 512  # samples: one STFT frame of 32 ms; within it both are cut to the shorter
 DELAY_LIMIT_MS = 2.0  # more is `misaligned`; less is flagged, since SI-SDR loses a decibel with the first sample
@@ -171,10 +173,10 @@ def checked_pair(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> t
     clean, estimate = clean[:frames], estimate[:frames]
     if not (np.isfinite(clean).all() and np.isfinite(estimate).all()):
         raise MetricFailure("not_finite", "NaN or infinity among the samples")
-    if _dbfs(clean) < SILENT_REFERENCE_DBFS:
-        raise MetricFailure("silent_reference", f"the clean signal is at {_dbfs(clean):.0f} dBFS")
-    if _dbfs(estimate) < SILENT_ESTIMATE_DBFS:
-        raise MetricFailure("silent_estimate", f"the estimate is at {_dbfs(estimate):.0f} dBFS")
+    if rms_dbfs(clean) < SILENT_REFERENCE_DBFS:
+        raise MetricFailure("silent_reference", f"the clean signal is at {rms_dbfs(clean):.0f} dBFS")
+    if rms_dbfs(estimate) < SILENT_ESTIMATE_DBFS:
+        raise MetricFailure("silent_estimate", f"the estimate is at {rms_dbfs(estimate):.0f} dBFS")
     return np.ascontiguousarray(clean), np.ascontiguousarray(estimate)
 
 
@@ -234,7 +236,3 @@ def _floor_db(x: np.ndarray, hop: int = SAMPLE_RATE // 50) -> float:
 
 def _little_speech(clean: np.ndarray, detail: str) -> MetricFailure:
     return MetricFailure("too_short" if len(clean) < 0.4 * SAMPLE_RATE else "no_speech", detail)
-
-
-def _dbfs(x: np.ndarray) -> float:
-    return float(10 * np.log10(np.mean(np.square(x, dtype=np.float64)) + 1e-30))

@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from nrdata.audio.levels import rms
+from nrdata.audio.mel import to_hertz, to_mel
 from nrdata.errors import UserError
-from nrdata.keyed import CLIP, generator, key_of
+from nrdata.keyed import rung_rng
 from nrdata.labels import is_unknown
 from nrdata.sampling.clips import evaluation_reference
 from nrdata.sampling.laws import LAWS
@@ -94,7 +96,7 @@ def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float,
         return Reference(None)
     index = dataset.index(split)
     key = bytes(index.key[row]).decode()
-    rng = keyed_rng(seed, key, f"{rung.base}{rung.leak_db}")
+    rng = rung_rng(seed, key, f"{rung.base}{rung.leak_db}")
     if rung.law is None:
         frames = round(ref_seconds * dataset.sample_rate)
         sound = np.zeros(frames, np.float32) if rung.base == "zeros" else white_noise(frames, rng)
@@ -116,16 +118,11 @@ def reference(dataset: Any, split: str, row: int, mode: str, ref_seconds: float,
         described = Reference(sound, relation, source, (clip.start, clip.stop))
     assert sound is not None
     if rung.treatment == "eq":
-        sound = equalised(sound, dataset.sample_rate, keyed_rng(seed, key, "eq"))
+        sound = equalised(sound, dataset.sample_rate, rung_rng(seed, key, "eq"))
     elif rung.treatment == "mp3":
         sound = through_mp3(sound, dataset.sample_rate)
     distance = spectral_distance_db(sound, dataset.read(split, row, "noise"), dataset.sample_rate)
     return Reference(sound, described.relation, described.source, described.span, distance)
-
-
-def keyed_rng(seed: int, key: str, purpose: str) -> np.random.Generator:
-    """A generator that belongs to one file and one purpose."""
-    return generator(key_of("rung", seed, key, purpose), CLIP)
 
 
 def white_noise(frames: int, rng: np.random.Generator, rms: float = 0.05) -> np.ndarray:
@@ -137,12 +134,12 @@ def like_spectrum(clip: np.ndarray, rng: np.random.Generator, size: int = 512) -
     frequency = np.fft.rfftfreq(len(clip))
     shape = np.sqrt(np.interp(frequency, np.fft.rfftfreq(size), power_spectrum(clip, size)))
     made = np.fft.irfft(shape * np.fft.rfft(rng.standard_normal(len(clip))), len(clip))
-    return (made * (_rms(clip) / max(_rms(made), 1e-12))).astype(np.float32)
+    return (made * (rms(clip) / max(rms(made), 1e-12))).astype(np.float32)
 
 
 def with_speech(clip: np.ndarray, speech: np.ndarray, speech_to_noise_db: float) -> np.ndarray:
     """`clip` plus `speech` at that energy ratio."""
-    gain = _rms(clip) / max(_rms(speech), 1e-12) * 10 ** (speech_to_noise_db / 20)
+    gain = rms(clip) / max(rms(speech), 1e-12) * 10 ** (speech_to_noise_db / 20)
     return (clip + gain * speech).astype(np.float32)
 
 
@@ -189,7 +186,7 @@ def equalised(clip: np.ndarray, sample_rate: int, rng: np.random.Generator) -> n
     knots = np.arange(math.ceil(math.log2(sample_rate / 2 / 62.5)) + 1)
     gain_db = np.interp(octaves, knots, EQ_DEVIATION_DB * rng.standard_normal(len(knots)))
     made = np.fft.irfft(np.fft.rfft(clip) * 10 ** (gain_db / 20), len(clip))
-    return (made * (_rms(clip) / max(_rms(made), 1e-12))).astype(np.float32)
+    return (made * (rms(clip) / max(rms(made), 1e-12))).astype(np.float32)
 
 
 def through_mp3(clip: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -226,9 +223,8 @@ def power_spectrum(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def mel_filters(sample_rate: int, size: int) -> np.ndarray:
-    """Triangles evenly spaced on the Mel scale, 2595 log10(1 + f / 700), from 50 Hz; (MEL_BANDS, size / 2 + 1)."""
-    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(2595 * math.log10(1 + 50 / 700), top, MEL_BANDS + 2) / 2595) - 1)
+    """Triangles evenly spaced on the Mel scale from 50 Hz; (MEL_BANDS, size / 2 + 1)."""
+    edges = to_hertz(np.linspace(to_mel(50), to_mel(sample_rate / 2), MEL_BANDS + 2))
     frequency = np.fft.rfftfreq(size, 1 / sample_rate)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     triangles = np.minimum((frequency - low) / (centre - low), (high - frequency) / (high - centre))
@@ -236,7 +232,3 @@ def mel_filters(sample_rate: int, size: int) -> np.ndarray:
     filters = np.maximum(triangles, 0.0)
     filters[np.arange(MEL_BANDS), nearest] = np.maximum(filters[np.arange(MEL_BANDS), nearest], 1e-3)  # none is empty
     return filters
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))

@@ -1,6 +1,6 @@
 """How fast each system was while it was evaluated: speed.json beside the rows, which themselves hold no time.
 
-    [{"system": "nr:1ca6256b", "nfe": 5, "seconds": 40.1, "sound_seconds": 312.0, "threads": 2}, ...]
+[{"system": "nr:1ca6256b", "nfe": 5, "seconds": 40.1, "sound_seconds": 312.0, "threads": 2}, ...]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nrdata.errors import UserError
-from nrdata.files import write_text
+from nrdata.files import write_json
 
 NAME = "speed.json"
 
@@ -30,7 +30,7 @@ class Stopwatch:
 
     def __exit__(self, *raised: object) -> None:
         rounded = [{k: round(v, 3) if isinstance(v, float) else v for k, v in e.items()} for e in self.entries.values()]
-        write_text(self.path, json.dumps(rounded, indent=1) + "\n")
+        write_json(self.path, rounded)
 
     def add(self, system: str, nfe: int, seconds: float, sound_seconds: float) -> None:
         """One enhancement."""

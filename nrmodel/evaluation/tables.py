@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from nrdata.errors import UserError
-from nrdata.files import write_text
-from nrdata.labels import is_unknown, printable
+from nrdata.files import write_json, write_text
+from nrdata.labels import is_unknown, place_of, printable
 from nrmodel.evaluation.rungs import bases
 from nrmodel.evaluation.speed import real_time_factors
 from nrmodel.evaluation.statistics import Interval, holm, interval, rank_correlation, two_way_bootstrap
@@ -95,14 +95,14 @@ def paired(files: Files, other: Files, metric: str) -> list[Row]:
 
 def clusters(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray]:
     """Environment (its rooms and variants are one place) and speaker of each row. Unknown labels: each file its own."""
-    environment = [place_of(row) or row["key"] for row in rows]
+    environment = [place_or_none(row) or row["key"] for row in rows]
     speaker = [row["key"] if is_unknown(row["speaker"]) else row["speaker"] for row in rows]
     return np.array(environment, dtype=object).astype(str), np.array(speaker, dtype=object).astype(str)
 
 
-def place_of(row: Row) -> str | None:
+def place_or_none(row: Row) -> str | None:
     """The environment without its room or variant; None where it is unknown."""
-    return None if is_unknown(row["env_id"]) else row["env_id"].split("~")[0]
+    return None if is_unknown(row["env_id"]) else place_of(row["env_id"])
 
 
 def harm_rate(files: Files, other: Files) -> tuple[float | None, int]:
@@ -153,7 +153,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     ]
     summary["differences"] = differences(groups, noisy)
     summary["by"] = {
-        "environment": strata(groups, place_of),
+        "environment": strata(groups, place_or_none),
         "snr_db": strata(groups, lambda row: snr_level(row["snr_db"])),
         "seen": strata(groups, lambda row: row["seen"]),
     }
@@ -353,7 +353,7 @@ def write_tables(rows: Sequence[Row], out: Path, speed: list[dict[str, Any]] | N
         summary["threads"] = max(e["threads"] for e in speed)
         for entry in summary["means"]:
             entry["real_time_factor"] = finite(factors.get((entry["system"], entry["nfe"])))
-    write_text(out / "summary.json", json.dumps(summary, indent=1, allow_nan=False, ensure_ascii=True) + "\n")
+    write_json(out / "summary.json", summary)
     write_text(out / "table.csv", to_csv(summary))
     write_text(out / "table.md", to_markdown(summary))
     return summary

@@ -5,7 +5,6 @@ Not the best ones: a third where the right clip helped most, a third where it ha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from nrdata import audio
-from nrdata.files import write_text
-from nrmodel.evaluation.evaluate import noise_seed
+from nrdata.files import write_json
+from nrdata.keyed import noise_seed
 from nrmodel.evaluation.rungs import reference
 from nrmodel.evaluation.tables import METRICS, Files, Row, by_setting, paired
 
@@ -66,7 +65,7 @@ def render(
             audio.write(out / sound_name(number, what), sound, dataset.sample_rate, "PCM_16")
         facts = {name: fact[name] for name in ("env_id", "speaker", "snr_db", "seen")}
         entries.append({"key": key, "why": why, **facts, "sounds": order, "scores": scores})
-    write_text(out / "listening.json", json.dumps(entries, indent=1, allow_nan=False) + "\n")
+    write_json(out / "listening.json", entries)
 
 
 def sound_name(number: int, what: str) -> str:

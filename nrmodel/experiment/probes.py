@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from nrdata.audio.levels import rms
+from nrdata.labels import place_of
 from nrdata.sampling.stream import Stream, StreamConfig
 from nrmodel.evaluation.rungs import long_term_log_mel
 from nrmodel.evaluation.tables import finite
@@ -74,7 +76,7 @@ def losses(model: Any, dataset: Any, split: str, batches: int, ref_seconds: floa
 def shuffled(environments: list[str]) -> np.ndarray:
     """For each item the place of another one, of another environment where there is one: the next behind it."""
     n = len(environments)
-    places = [name.split("~")[0] for name in environments]
+    places = [place_of(name) for name in environments]
     found = []
     for i in range(n):
         others = [(i + step) % n for step in range(1, n)] or [i]
@@ -118,10 +120,6 @@ def sensitivity(model: Any, dataset: Any, split: str, ref_seconds: float, seed: 
             for name, v in changes.items()}  # fmt: skip
 
 
-def rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
-
-
 # Embedding ----------------------------------------------------------------------------------------------------------
 
 
@@ -133,7 +131,7 @@ def embedding(model: Any, dataset: Any, split: str, rows: int, seed: int) -> dic
     if len(served) < 4:
         return {"clips": 0}
     chosen = np.sort(np.random.default_rng(seed).permutation(served)[:rows])
-    place = np.array([index.env_names[index.env[row]].split("~")[0] for row in chosen])
+    place = np.array([place_of(index.env_names[index.env[row]]) for row in chosen])
     recording = np.array([index.recording_names[index.recording[row]] for row in chosen])
     features: dict[str, list[list[np.ndarray]]] = {"log-Mel spectrum": [], "z_r": []}
     for row in chosen:

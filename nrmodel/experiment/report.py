@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nrdata.files import replacing, write_text
+from nrdata.files import write_bytes, write_json, write_text
 from nrmodel.evaluation.markdown import DIGITS, escaped, plain, table, with_interval
 from nrmodel.evaluation.tables import METRICS, TITLES
 from nrmodel.experiment import plots
@@ -31,7 +31,7 @@ def write_report(plan: Plan, out: Path) -> dict[str, Any]:
 def write_tables(plan: Plan, experiment: Path, out: Path) -> dict[str, Any]:
     """verdicts.json, the pictures and report.md, into `out`, from the folder of an experiment."""
     found = collect(plan, experiment)
-    write_text(out / "verdicts.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_json(out / "verdicts.json", found)
     made = plots.pictures(found, found["probes"])
     for name, png in made.items():
         write_picture(out / f"{name}.png", png)
@@ -43,8 +43,7 @@ def write_picture(path: Path, png: bytes) -> bool:
     """Write a picture unless the one there shows the same; whether it was written."""
     if path.exists() and plots.same_picture(path.read_bytes(), png):
         return False
-    with replacing(path) as file:
-        file.write(png)
+    write_bytes(path, png)
     return True
 
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from nrdata.environment import provenance
 from nrdata.errors import UserError
-from nrdata.files import write_text
+from nrdata.files import write_json, write_text
 from nrmodel.experiment.plan import MAIN, Cell, Plan, resolved
 
 
@@ -52,7 +51,7 @@ def run(plan: Plan, out: Path, number: int | None = None, scoring_processes: int
         record = {"name": cell.name, "kind": cell.kind, "arm": cell.arm, "seed": cell.seed, "asked": asked(plan, cell)}
         seconds = round(time.monotonic() - begun, 1)
         record |= {**came_of, "seconds": seconds, "made_with": provenance()}
-        write_text(cell_file(out, cell.name), json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+        write_json(cell_file(out, cell.name), record, sort_keys=True)
     return all(cell_file(out, cell.name).exists() for cell in plan.cells)
 
 
@@ -62,9 +61,7 @@ def prepare(plan: Plan, out: Path) -> None:
     path = out / "plan.toml"
     if path.is_file() and path.read_text(encoding="utf-8") == plan.text:
         return
-    own = out / f"plan.toml.{uuid.uuid4().hex}"
-    own.write_text(plan.text, encoding="utf-8")
-    own.replace(path)
+    write_text(path, plan.text)
 
 
 def cell_file(out: Path, name: str) -> Path:
@@ -239,7 +236,7 @@ def probe_cell(plan: Plan, out: Path, cell: Cell) -> dict[str, Any]:
     )
     path = probe_file(out, cell)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    write_json(path, found)
     return {"digest": model.digest, "fingerprint": dataset.fingerprint}
 
 

@@ -186,4 +186,3 @@ class NCSNpp(nn.Module):
         if self.config.version == "48k":
             out = out / sigma
         return torch.complex(out[:, :1], out[:, 1:])
-

@@ -68,8 +68,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         widths = (3, width, width * 2, width * 2)
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=(2, 2 if i else 1), padding=1)
-            for i, (a, b) in enumerate(pairwise(widths))
+            nn.Conv2d(a, b, 3, stride=(2, 2 if i else 1), padding=1) for i, (a, b) in enumerate(pairwise(widths))
         )
         self.rows = rows
         self.out = nn.Linear(2 * widths[-1] * rows, z_dim)

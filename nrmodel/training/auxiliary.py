@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nrdata.labels import is_unknown
+from nrdata.labels import is_unknown, place_of
 from nrdata.sampling.laws import LAWS
 from nrdata.sampling.stream import Batch
 from nrmodel.model import Model
@@ -65,7 +65,7 @@ class Pairs(NamedTuple):
 def pairs_of(batch: Batch, device: torch.device) -> Pairs:
     """By `env_id`; an unknown environment, or an invented one (`Batch.invented`), is like nobody else's."""
     own = [f"{env} {i}" if is_unknown(env) else env for i, env in enumerate(batch.env_id)]
-    place = np.array([env.split("~")[0] for env in own])
+    place = np.array([place_of(env) for env in own])
     item = np.arange(len(own))
     invented = np.array(batch.invented, dtype=bool)
     alike = (np.array(own)[:, None] == own) & ~invented[:, None] & ~invented

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
-import socket
 import sys
 import time
 import tomllib
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nrdata import files, locks
 from nrdata.environment import provenance
 from nrdata.errors import UserError
 from nrmodel import checkpoint
@@ -49,9 +49,11 @@ class RunFolder:
         if not self.writes:
             return self
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock()
-        for stale in self.path.glob("*.partial"):
-            stale.unlink()
+        self._locked = contextlib.ExitStack()
+        before = self._locked.enter_context(locks.held(self.path / "lock", f"{self.path} is in use"))
+        if before is not None:
+            self.say(f"taking over {self.path} from {before}, which is gone")
+        files.remove_leftovers(self.path, alone=True)
         index = self.dataset.index("train")
         data = {"env_ids": index.env_names, "recordings": index.recording_names, "speakers": index.speaker_names}
         text = json.dumps(data, indent=1, sort_keys=True).encode()
@@ -66,7 +68,7 @@ class RunFolder:
             return
         if self._board is not None:
             self._board.close()
-        self.lock_path.unlink(missing_ok=True)
+        self._locked.close()
 
     def resume(self) -> dict[str, Any] | None:
         """The last good training state, checked against this run's configuration and data; None at a fresh start.
@@ -80,8 +82,8 @@ class RunFolder:
             self._refuse_foreign_weights()
         if self.writes:
             self._cut_log(0 if state is None else state["step"])
-            checkpoint.write_whole(self.path / "training-data.json", self._training_data)
-            checkpoint.write_whole(self.path / "config.toml", to_toml(self.config).encode())
+            files.write_bytes(self.path / "training-data.json", self._training_data)
+            files.write_bytes(self.path / "config.toml", to_toml(self.config).encode())
             self._write_run()
         return state
 
@@ -122,38 +124,11 @@ class RunFolder:
         if log.exists():
             lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
             kept = [line for line in lines if json.loads(line)["step"] <= step]
-            checkpoint.write_whole(log, "".join(line + "\n" for line in kept).encode())
+            files.write_bytes(log, "".join(line + "\n" for line in kept).encode())
 
     def _write_run(self, **more: Any) -> None:
         run = {**provenance(), "fingerprint": self.fingerprint, "data": self.dataset.name, **more}
-        checkpoint.write_whole(self.path / "run.json", json.dumps(run, indent=1, sort_keys=True).encode())
-
-    # Lock -------------------------------------------------------------------------------------------------------
-
-    @property
-    def lock_path(self) -> Path:
-        return self.path / "lock"
-
-    def _lock(self) -> None:
-        mine = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started": time.time()})
-        while True:
-            try:
-                with self.lock_path.open("x") as file:
-                    file.write(mine)
-                return
-            except FileExistsError:
-                pass
-            try:
-                holder = json.loads(self.lock_path.read_text())
-            except (OSError, ValueError):
-                holder = {"pid": -1, "host": socket.gethostname()}
-            if holder["host"] != socket.gethostname() or _alive(holder["pid"]):
-                raise UserError(
-                    f"{self.path} is in use by process {holder['pid']} on {holder['host']}: "
-                    f"wait for it, or remove {self.lock_path} if it is gone"
-                )
-            self.say(f"taking over {self.path} from process {holder['pid']}, which is gone")
-            self.lock_path.unlink(missing_ok=True)
+        files.write_bytes(self.path / "run.json", json.dumps(run, indent=1, sort_keys=True).encode())
 
     # Writing ----------------------------------------------------------------------------------------------------
 
@@ -233,18 +208,6 @@ class RunFolder:
         loss = f"loss {np.mean([w['loss'] for w in window]):.3f}, " if window else ""
         text = f"step {step}/{steps}, {loss}{rate:.2f} steps/s, {left / 60:.0f} min left"
         print(f"\r\x1b[K{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
-
-
-def _alive(pid: int) -> bool:
-    if pid <= 0:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _finite(value: Any) -> Any:

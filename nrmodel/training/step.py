@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from nrdata.keyed import step_seed
 from nrdata.sampling.stream import Batch
 from nrmodel.config import ModelConfig
 from nrmodel.diffusion import objective
@@ -26,7 +26,7 @@ def draw(
 
     Keyed by (seed, step) alone: the same whatever the law, the encoder and the number of ranks.
     """
-    key = int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+    key = step_seed(seed, step)
     generator = torch.Generator(device=device).manual_seed(key)
     shape = (2, size, 1, settings.spectrogram.bins, frames)
     uniform = torch.rand(3, size, generator=generator, device=device)[:, rank::ranks]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nrdata.keyed import validation_rng
 from nrdata.sampling.clips import evaluation_reference
 from nrdata.sampling.laws import parse_law
 from nrdata.sampling.stream import Stream, StreamConfig
@@ -58,7 +59,7 @@ class Validation:
 
     def _drawn(self, row: int) -> str:
         """The mode of one file, by the law and the dropout, the same at every validation."""
-        u, dropped = np.random.default_rng((self.seed, int(row))).random(2)
+        u, dropped = validation_rng(self.seed, int(row)).random(2)
         return "none" if dropped < self.dropout else self.law.mode(float(u))
 
     def _score(self, model: Any, triplet: Any, ref: np.ndarray | None) -> float | None:

@@ -100,7 +100,7 @@ def test_an_interrupted_build_leaves_whole_shards_and_no_process(corpus, undistu
 def kill_once(argv, out: Path, delay: float | None, undisturbed: dict[str, str]) -> None:
     """SIGKILL some time after the plan is there; None: once shards are being written."""
     with start(argv, out) as process:
-        pattern = "plan.jsonl" if delay is not None else "*.tar.partial"
+        pattern = "plan.jsonl" if delay is not None else ".nr-*.partial"
         wait_for(lambda: list(out.glob(pattern)) or process.poll() is not None)
         time.sleep(delay or 0)
         process.kill()
@@ -136,7 +136,7 @@ def test_twenty_kills_in_one_build(corpus, undisturbed, tmp_path):
 def test_a_worker_that_dies_is_a_sentence(corpus, tmp_path):
     out = tmp_path / "set"
     with start(corpus, out) as process:
-        wait_for(lambda: list(out.glob("*.tar.partial")) or process.poll() is not None)
+        wait_for(lambda: list(out.glob(".nr-*.partial")) or process.poll() is not None)
         workers = [pid for pid in descendants(process.pid) if pid != process.pid and is_worker(pid)]
         assert workers
         os.kill(max(workers), signal.SIGKILL)

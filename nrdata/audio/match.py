@@ -7,14 +7,11 @@ a whole second. Plain phase correlation flags impulsive sounds that are no copie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nrdata import audio
-from nrdata.progress import Progress
-from nrdata.store.dataset import DataSet
+from nrdata.audio.levels import resample
 
 RATE = 8000
 WINDOW = RATE  # samples over which the correlation is taken: 1 s
@@ -24,7 +21,6 @@ FLOOR = 4 / 32768  # RMS level of rounding and dither
 SMOOTH_HZ = 5.0  # of the spectrum that is flattened: finer than timbre, coarser than chance
 QUIET = 0.25  # power of a second below which it is nearly silent (flattened sound has about 1)
 LAGS = 4  # candidates tried
-BLOCK = 512  # sounds held at once: 0.5 MiB each at 5 s
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Match:
 
 def whiten(x: np.ndarray, sample_rate: int) -> np.ndarray:
     """Float sound (n,) -> float32 at 8 kHz with flat level and spectrum, zero mean, about unit variance."""
-    x = audio.resample(x, sample_rate, RATE)
+    x = resample(x, sample_rate, RATE)
     if not len(x):
         return x
     x = _flatten(np.diff(x, prepend=x[:1]))  # an offset of the converter is no sound; a filter with no tail to ring
@@ -105,22 +101,3 @@ def best_match(a: np.ndarray, b: np.ndarray, sample_rate: int) -> Match | None:
     x, y = whiten(a, sample_rate), whiten(b, sample_rate)
     size = fft_size(len(x), len(y))
     return compare(x, y, np.fft.rfft(x, size), np.fft.rfft(y, size), size)
-
-
-def across(dataset: DataSet, a: str, rows_a: Sequence[int], b: str, rows_b: Sequence[int]) -> Iterator[str]:
-    """Samples of split `a` and split `b` whose noise is the same sound: "key and key (match)"."""
-    index_a, index_b = dataset.index(a), dataset.index(b)
-    size = fft_size(*(int(max(i.frames)) * RATE // dataset.sample_rate + 1 for i in (index_a, index_b)))
-    with Progress(len(rows_a) * len(rows_b), f"pairs of {a} and {b} compared") as progress:
-        for first in range(0, len(rows_b), BLOCK):
-            rows = rows_b[first : first + BLOCK]
-            block = [whiten(dataset.read(b, row, "noise"), dataset.sample_rate) for row in rows]
-            spectra = [np.fft.rfft(x, size) for x in block]
-            for row_a in rows_a:
-                x = whiten(dataset.read(a, row_a, "noise"), dataset.sample_rate)
-                spectrum = np.fft.rfft(x, size)
-                for row_b, y, other in zip(rows, block, spectra, strict=True):
-                    match = compare(x, y, spectrum, other, size)
-                    if match is not None:
-                        yield f"{index_a.key[row_a].decode()} and {index_b.key[row_b].decode()} ({match})"
-                progress.advance(len(block))
