@@ -6,13 +6,12 @@ one `src_file` are always in one fold.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nrdata.builders.corpora.layouts import files
-from nrdata.builders.entries import Entry, identifier
+from nrdata.builders.entries import Entry, identifier, read_csv
 from nrdata.builders.plan import Refused
 from nrdata.errors import UserError
 
@@ -49,11 +48,7 @@ def _rows(root: Path) -> list[dict[str, str]]:
     found = sorted(root.rglob("esc50.csv"))
     if not found:
         raise UserError(f"meta/esc50.csv is nowhere below {root}: it says which clip is what", kind="no_index")
-    try:
-        with found[0].open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{found[0]} is not a CSV file in UTF-8 ({e})", kind="bad_index") from None
+    rows, _ = read_csv(found[0])
     lacking = [c for c in COLUMNS if not rows or any(row.get(c) is None for row in rows)]
     if lacking:
         raise UserError(f"{found[0]} lacks {', '.join(lacking)}: take the published file", kind="bad_index")
