@@ -113,8 +113,8 @@ def test_a_draw_that_is_off_is_drawn_again(monkeypatch):
     asked = a_room(5)
     monkeypatch.setattr(rooms, "t60", lambda h, rate: next(measured, None) or real(h, rate))
     again = a_room(5)
-    assert again["asked_t60_s"] == asked["asked_t60_s"] and again["size_m"] != asked["size_m"]
-    assert all(abs(m - again["asked_t60_s"]) <= 0.2 * again["asked_t60_s"] for m in again["measured_t60_s"])
+    assert again.asked_t60_s == asked.asked_t60_s and again.size_m != asked.size_m
+    assert all(abs(m - again.asked_t60_s) <= 0.2 * again.asked_t60_s for m in again.measured_t60_s)
 
 
 @pytest.mark.parametrize("t60", [(0.01, 0.02), (5.0, 6.0), (0.0, 0.0), (-1.0, 0.3)])
