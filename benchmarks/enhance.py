@@ -65,7 +65,7 @@ def training(model: Model, dataset: DataSet, batch: int, frames: int, bf16: bool
     config: ModelConfig = model.config
     law = "none" if config.conditioning == "none" else "disjoint:0.7,none:0.3"
     crop = (frames - 1) * config.spectrogram.hop
-    stream = Stream(dataset, "train", StreamConfig(batch_size=batch, crop_frames=crop, law=law))
+    stream = Stream(dataset, "train", StreamConfig(batch_size=batch, crop_samples=crop, law=law))
     batches: Iterator = loader.batches(stream)
     optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
     number = iter(range(10**9))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import tomllib
+from functools import cache
 from importlib import resources
 from typing import Any
 
 
+@cache
+def table() -> dict[str, dict[str, Any]]:
+    """Source -> its facts, from `manifests/<source>.toml`: all that is known of it, read once."""
+    files = [p for p in resources.files(__name__).iterdir() if p.name.endswith(".toml")]
+    return {p.name.removesuffix(".toml"): tomllib.loads(p.read_text(encoding="utf-8")) for p in files}
+
+
 def load(source: str) -> dict[str, Any]:
-    """The facts of a source (`voicebank-demand`), from `manifests/<source>.toml`."""
-    return tomllib.loads(resources.files(__name__).joinpath(f"{source}.toml").read_text(encoding="utf-8"))
+    """The facts of a source (`voicebank-demand`)."""
+    return table()[source]
 
 
 def sources() -> list[str]:
-    """The names of all sources that have facts, sorted."""
-    return sorted(p.name.removesuffix(".toml") for p in resources.files(__name__).iterdir() if p.name.endswith(".toml"))
+    """The names of all sources, sorted."""
+    return sorted(table())

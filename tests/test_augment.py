@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nrdata
+from nrdata.builders.rows import decoded
 from nrdata.builders.synthesis import augment
 from nrdata.keyed import plan_rng
 
@@ -40,7 +41,7 @@ def white(seconds: float = 2.0, seed: int = 0) -> np.ndarray:
 )
 def test_a_filter_does_what_its_row_says(step, band, expected):
     x = white()
-    y = augment.augmented(x, {"seed": 0, "chain": [step]}, RATE)
+    y = augment.augmented(x, augment.Augment(0, (augment.Filter(**step),)), RATE)
     assert y.dtype == np.float32 and y.shape == x.shape
     assert level_db(y, *band) - level_db(x, *band) == pytest.approx(expected, abs=0.7)
 
@@ -50,10 +51,14 @@ def test_a_filter_does_what_its_row_says(step, band, expected):
 def test_every_chain_is_finite_seeded_and_linear_in_level(seed, rate):
     """No row that is drawn fails, at any rate; the chain has no state of its own and no gain rider."""
     chain = augment.draw(plan_rng("t", seed), rate)
-    assert chain == augment.draw(plan_rng("t", seed), rate) == json.loads(json.dumps(chain))
-    names = [step["filter"] for step in chain["chain"]]
+    assert (
+        chain
+        == augment.draw(plan_rng("t", seed), rate)
+        == decoded(augment.Augment, json.loads(json.dumps(chain.to_json())), "augment")
+    )
+    names = [step.filter for step in chain.chain]
     assert 1 <= len(names) == len(set(names)) <= 3
-    assert all(step.get("center_freq", step.get("cutoff_freq")) < 0.46 * rate for step in chain["chain"])
+    assert all((step.center_freq or step.cutoff_freq) < 0.46 * rate for step in chain.chain)
     x = white(0.25, seed)
     y = augment.augmented(x, chain, rate)
     assert np.isfinite(y).all() and y.any() and np.max(np.abs(y)) < 20

@@ -161,11 +161,11 @@ def test_parts_by_several_jobs_are_one_data_set_in_the_end(built, corpus, tmp_pa
 def test_a_sample_made_alone_is_the_sample_of_the_whole(built, corpus):
     """B6: and no global generator is touched."""
     options = Options("folders", speech_index=Path(corpus[3]), noise_index=Path(corpus[5]))
-    row = json.loads((built / "plan.jsonl").read_text().splitlines()[7])
+    row = planning.read_plan(built / "plan.jsonl").rows[7]
     state = np.random.get_state()[1].copy()
     with engine.builder("folders").sources(options) as sources:
         mixture, _ = render(row, sources)
-    sample = nrdata.open(built).sample(row["key"])
+    sample = nrdata.open(built).sample(row.key)
     assert np.array_equal(mixture.noisy16, np.rint(sample.noisy * 32768)) and np.array_equal(
         mixture.ref16, np.rint(sample.ref * 32768)
     )

@@ -286,9 +286,9 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 60e6
     finally:
         tracemalloc.stop()
-    long = [r for r in plan.rows if r["noise"]["path"] == "place0/long.wav"]
-    assert {r["meta"]["unit"] for r in long} == {59}  # the others are 40 dB under the recording
-    assert min(r["noise"]["start"] for r in long) >= 590 * RATE
+    long = [r for r in plan.rows if r.noise.path == "place0/long.wav"]
+    assert {r.meta["unit"] for r in long} == {59}  # the others are 40 dB under the recording
+    assert min(r.noise.start for r in long) >= 590 * RATE
 
 
 @pytest.mark.parametrize(
@@ -336,11 +336,11 @@ def test_the_plan_of_the_real_corpus_keeps_its_splits():
         Options("folders", speech_index=corpus / "speech.csv", noise_index=corpus / "noise.csv", per_cell=1, hours=1.0)
     )
     sets = {
-        split: {r[name] for r in plan.rows if r["split"] == split for name in ("recording", "speaker")}
+        split: {getattr(r, name) for r in plan.rows if r.split == split for name in ("recording", "speaker")}
         for split in ("train", "valid", "test")
     }
     assert not sets["train"] & sets["test"] and not sets["train"] & sets["valid"] and not sets["valid"] & sets["test"]
-    unseen = {r["env_id"] for r in plan.rows if r["split"] == "test"} - {
-        r["env_id"] for r in plan.rows if r["split"] == "train"
+    unseen = {r.env_id for r in plan.rows if r.split == "test"} - {
+        r.env_id for r in plan.rows if r.split == "train"
     }
     assert len(unseen) == 6 and "local/siren" in unseen

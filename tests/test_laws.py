@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_memory import RATE, InMemory, columns, small
 
+from cli.main import run
 from nrdata.errors import UserError
-from nrdata.sampling.laws import (
-    LAWS,
-    Item,
-    Law,
-    Listener,
-    draw_clip,
-    draw_reference,
-    evaluation_reference,
-    parse_law,
-)
+from nrdata.sampling.clips import Listener, draw_clip, draw_reference, evaluation_reference
+from nrdata.sampling.laws import LAWS, Item, Law, LawMixture, Source, Span, Unserved, parse_law
 from nrdata.sampling.pool import Pool
 from nrdata.sampling.shortfall import check_law, refuse_shortfall
 
@@ -62,7 +57,7 @@ def test_laws(pool, data):
     start = data.draw(st.integers(0, max(frames - crop, 0)))
     item = Item(row, start, min(start + crop, frames))
     place = {i: name.split("~")[0] for i, name in enumerate(index.env_names)}
-    for mode in LAWS:
+    for mode in LAWS.keys() - {"none"}:
         rng = np.random.default_rng(data.draw(st.integers(0, 99)))
         clip = draw_clip(item, pool, mode, length, rng)
         short = {s.env_id: s for s in check_law(pool, parse_law(mode), crop)}.get(index.env_names[index.env[row]])
@@ -225,8 +220,9 @@ def test_where_all_is_silent_the_loudest_is_taken():
 
 def test_mixture_shares():
     law, rng = parse_law("oracle:0.5,env:0.4,none:0.1"), np.random.default_rng(0)
-    assert law == Law((("oracle", 0.5), ("env", 0.4), ("none", 0.1)))
-    assert parse_law(str(law)) == law and parse_law("env") == Law((("env", 1.0),)) and str(parse_law("env")) == "env"
+    assert law == LawMixture((("oracle", 0.5), ("env", 0.4), ("none", 0.1)))
+    assert parse_law(str(law)) == law and parse_law("env") == LawMixture((("env", 1.0),))
+    assert str(parse_law("env")) == "env"
     pool = Pool(columns(small()), RATE)
     drawn = [draw_reference(Item(0, 0, 2000), pool, law, 1000, rng) for _ in range(4000)]
     modes = np.array(["none" if clip is None else clip.mode for clip in drawn])
@@ -257,7 +253,7 @@ def test_evaluation_reference():
     """Keyed by (seed, key): the order of calls does not matter; `disjoint` is the reserve, since all is heard."""
     rows = small()
     data = InMemory(rows)
-    drawn = {(r, m): evaluation_reference(data, "test", r, m, 1.0, 0) for r in range(8) for m in LAWS}
+    drawn = {(r, m): evaluation_reference(data, "test", r, m, 1.0, 0) for r in range(8) for m in LAWS.keys() - {"none"}}
     for (row, mode), (sound, clip) in reversed(drawn.items()):
         again, same = evaluation_reference(data, "test", row, mode, 1.0, 0)
         assert same == clip and np.array_equal(again, sound) and sound.dtype == np.float32
@@ -283,3 +279,37 @@ def test_evaluation_reference_where_none_can_be_had():
         evaluation_reference(lone, "test", 0, "oracle", 0.1, 0)
     with pytest.raises(UserError, match="unknown"):
         evaluation_reference(lone, "test", 0, "orcale", 1.0, 0)
+
+
+def test_a_law_is_one_row_of_the_table(monkeypatch, tiny_dataset, tmp_path, capsys):
+    """Added there alone, a toy law trains, may have `lambda_env`, is refused where it cannot serve, and is a rung."""
+
+    def draw(item, pool, rng):
+        row = int(pool.rows[(np.searchsorted(pool.rows, item.row) + 1) % len(pool.rows)])
+        return Source(row, (Span("noise", 0, int(pool.index.frames[row])),))
+
+    def shortfall(pool, crop_samples):
+        return Unserved(np.zeros(len(pool.rows)), np.zeros(len(pool.rows), bool))
+
+    train = f"train --ref-mode toy --shards {tiny_dataset} --max-steps 2 --batch-size 2 --crop-frames 16 --threads 1"
+    train += " --validate-every 2 --loader-workers 0 --lambda-env 0.1 --out"
+    assert run([*train.split(), str(tmp_path / "without")]) == 2
+    assert "choose from none, oracle, disjoint, env, mismatch" in capsys.readouterr().err
+    monkeypatch.setitem(LAWS, "toy", Law(draw, shortfall, "next-row", same_place=True))
+    assert run([*train.split(), str(tmp_path / "run")]) == 0, capsys.readouterr().err
+    told = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert any(line.get("validation", {}).get("mode") == "toy" for line in told)
+    evaluate = f"evaluate --checkpoint {tmp_path}/run --shards {tiny_dataset} --modes none,toy --limit 2 --workers 1"
+    assert run([*evaluate.split(), "--out", str(tmp_path / "table")]) == 0, capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "table" / "rows.jsonl").read_text().splitlines()]
+    assert {(row["mode"], row["relation"]) for row in rows} >= {("none", "none"), ("toy", "next-row")}
+    assert "toy" in capsys.readouterr().out  # the table
+
+    def serves_nobody(pool, crop_samples):
+        return Unserved(np.ones(len(pool.rows)), np.zeros(len(pool.rows), bool))
+
+    monkeypatch.setitem(LAWS, "toy", Law(draw, serves_nobody, "next-row", same_place=False))
+    assert run([*train.split(), str(tmp_path / "refused")]) == 2
+    assert "toy gives none of it" in capsys.readouterr().err
+    assert run([*train.replace("--lambda-env 0.1 ", "").split(), str(tmp_path / "refused")]) == 2
+    assert "toy: local/env0: 4 of 4 items without reference" in capsys.readouterr().err

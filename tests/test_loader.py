@@ -54,7 +54,7 @@ def test_workers_change_nothing(workers):
 
 def test_workers_and_ranks_from_shards(tiny_dataset):
     """Forked readers of real shards: every rank's share of the global batch, whatever the workers."""
-    s = nrdata.open(tiny_dataset).stream("train", batch_size=6, crop_frames=8000, law="disjoint", ref_seconds=0.5)
+    s = nrdata.open(tiny_dataset).stream("train", batch_size=6, crop_samples=8000, law="disjoint", ref_seconds=0.5)
     whole = [batch for _, batch in first(2, s)]
     for rank in range(2):
         for (_, part), batch in zip(first(2, s, workers=2, rank=rank, ranks=2), whole, strict=True):
@@ -191,7 +191,7 @@ def test_no_worker_is_left_behind():
 
 
 def test_open_files_are_constant_over_epochs(tiny_dataset):
-    s = nrdata.open(tiny_dataset).stream("train", batch_size=4, crop_frames=4000, law="env", ref_seconds=0.25)
+    s = nrdata.open(tiny_dataset).stream("train", batch_size=4, crop_samples=4000, law="env", ref_seconds=0.25)
     opened = []
     for epoch in range(100):
         s.batch(epoch, epoch % 3)
@@ -208,7 +208,7 @@ def private_kb(pid: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_a_million_rows_are_shared_by_the_workers():
     """The index is not copied into a worker, and two epochs of a million rows add under 20 MB to it."""
-    s = stream(Million(), batch_size=500, crop_frames=1, law="mismatch", on_missing_ref="none")
+    s = stream(Million(), batch_size=500, crop_samples=1, law="mismatch", on_missing_ref="none")
     source = batches(s, (0, s.batches_per_epoch - 4), workers=1)  # across the end of an epoch: the next is shuffled
     next(source)
     (worker,) = multiprocessing.active_children()

@@ -116,7 +116,7 @@ def test_the_same_as_the_folder_with_each_file_asked_once(server, tiny_dataset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_from_worker_processes(server, tiny_dataset, workers):
-    config = {"batch_size": 4, "crop_frames": 8000, "law": "env", "seed": 3}
+    config = {"batch_size": 4, "crop_samples": 8000, "law": "env", "seed": 3}
     here = nrdata.open(tiny_dataset).stream("train", **config)
     stream = nrdata.open(f"{server.url}/tiny").stream("train", **config)
     loader = batches(stream, workers=workers)
@@ -322,7 +322,7 @@ def test_s3(tiny_dataset, tmp_path, monkeypatch):
         there.mkdir("bucket")
         there.put(str(tiny_dataset), "bucket/sets/tiny", recursive=True)
         local, data = nrdata.open(tiny_dataset), nrdata.open("s3://bucket/sets/tiny")
-        config = {"batch_size": 4, "crop_frames": 8000, "law": "env"}
+        config = {"batch_size": 4, "crop_samples": 8000, "law": "env"}
         loader = batches(data.stream("train", **config), workers=2)  # fetched in forked workers
         for _ in range(4):
             at, batch = next(loader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from nrdata.builders import build as engine
 from nrdata.builders import plan as planning
 from nrdata.builders.plan import Options
 from nrdata.builders.render import render
+from nrdata.builders.rows import decoded
 from nrdata.builders.synthesis import rooms
 from nrdata.builders.synthesis.seeded import seeded
 from nrdata.checks.leaks import find_leaks
@@ -70,10 +72,10 @@ def a_room(seed: int = 0, t60: tuple[float, float] = (0.2, 0.3)) -> rooms.Room:
 @pytest.mark.parametrize("seed", range(3))
 def test_the_direct_path_stands_at_the_geometric_delay(seed):
     """B5: without reflections, sound arrives distance / c later: cross-correlation of dry and direct, +-1 sample."""
-    room = {**a_room(seed), "order": 0}
+    room = replace(a_room(seed), order=0)
     dry = noise(0.5, seed=seed)
     for name, response in zip(("speech_m", "noise_m"), rooms.responses(room, RATE), strict=True):
-        distance = np.linalg.norm(np.subtract(room[name], room["microphone_m"]))
+        distance = np.linalg.norm(np.subtract(getattr(room, name), room.microphone_m))
         expected = distance / pyroomacoustics.constants.get("c") * RATE
         wet = rooms.reverberant(dry, response)
         lag = int(np.argmax(fftconvolve(wet, dry[::-1]))) - (len(dry) - 1)
@@ -84,7 +86,7 @@ def test_the_direct_path_stands_at_the_geometric_delay(seed):
 def test_the_first_arrival_of_a_whole_response_is_the_direct_path():
     room = a_room(1)
     for name, response in zip(("speech_m", "noise_m"), rooms.responses(room, RATE), strict=True):
-        distance = np.linalg.norm(np.subtract(room[name], room["microphone_m"]))
+        distance = np.linalg.norm(np.subtract(getattr(room, name), room.microphone_m))
         arrival = distance / pyroomacoustics.constants.get("c") * RATE
         first = int(np.argmax(np.abs(response) > 0.5 * np.max(np.abs(response))))
         assert first == pytest.approx(arrival, abs=3)
@@ -95,13 +97,13 @@ def test_the_first_arrival_of_a_whole_response_is_the_direct_path():
 def test_the_measured_reverberation_is_the_asked_one(seed):
     """T60 by a line through the decay, by our own arithmetic: within 20 %, and that is what the plan says."""
     room = a_room(seed, (0.2, 0.4))
-    for told, response in zip(room["measured_t60_s"], rooms.responses(room, RATE), strict=True):
+    for told, response in zip(room.measured_t60_s, rooms.responses(room, RATE), strict=True):
         decay = np.cumsum(response[::-1] ** 2)[::-1]
         decay_db = 10 * np.log10(decay / decay[0] + 1e-20)
         part = (decay_db < -5) & (decay_db > -35)
         slope = np.polyfit(np.flatnonzero(part) / RATE, decay_db[part], 1)[0]
         assert -60 / slope == pytest.approx(told, rel=0.03)
-        assert abs(told - room["asked_t60_s"]) <= 0.2 * room["asked_t60_s"]
+        assert abs(told - room.asked_t60_s) <= 0.2 * room.asked_t60_s
 
 
 def test_a_draw_that_is_off_is_drawn_again(monkeypatch):
@@ -111,8 +113,8 @@ def test_a_draw_that_is_off_is_drawn_again(monkeypatch):
     asked = a_room(5)
     monkeypatch.setattr(rooms, "t60", lambda h, rate: next(measured, None) or real(h, rate))
     again = a_room(5)
-    assert again["asked_t60_s"] == asked["asked_t60_s"] and again["size_m"] != asked["size_m"]
-    assert all(abs(m - again["asked_t60_s"]) <= 0.2 * again["asked_t60_s"] for m in again["measured_t60_s"])
+    assert again.asked_t60_s == asked.asked_t60_s and again.size_m != asked.size_m
+    assert all(abs(m - again.asked_t60_s) <= 0.2 * again.asked_t60_s for m in again.measured_t60_s)
 
 
 @pytest.mark.parametrize("t60", [(0.01, 0.02), (5.0, 6.0), (0.0, 0.0), (-1.0, 0.3)])
@@ -123,12 +125,12 @@ def test_what_no_room_has_is_refused_with_what_can_be_had(t60):
 
 def test_an_order_that_would_be_cut_is_refused():
     with pytest.raises(UserError, match="order 61"):
-        rooms.responses({**a_room(), "order": 61}, RATE)
+        rooms.responses(replace(a_room(), order=61), RATE)
 
 
 def test_unreachable_times_are_resampled_when_the_plan_is_made():
     """Half of the range cannot be had: every room that is drawn still is what its row says."""
-    asked = [a_room(seed, (0.02, 0.35))["asked_t60_s"] for seed in range(4)]
+    asked = [a_room(seed, (0.02, 0.35)).asked_t60_s for seed in range(4)]
     assert min(asked) > 0.1
 
 
@@ -191,7 +193,7 @@ def test_the_parts_are_the_sounds_in_the_room_at_the_asked_ratio(tmp_path):
     assert not find_leaks(out)[0]
     for row in rows_of(out)[:4]:
         sample = data.sample(row["key"])
-        of_speech, of_noise = rooms.responses(row["room"], RATE)
+        of_speech, of_noise = rooms.responses(decoded(rooms.Room, row["room"], "room"), RATE)
         talk, _ = sf.read(folder_of_speech / row["speech"]["path"])
         bed, _ = sf.read(folder_of_noise / row["noise"]["path"])
         gains = []
@@ -220,7 +222,7 @@ def test_two_workers_and_a_plan_file_give_the_same_bytes(built, corpus, tmp_path
 def test_sample_17_alone_is_sample_17_of_the_whole_bit_for_bit(built, corpus):
     """B6, and the global generators stay where they are."""
     options = Options("folders", speech_index=Path(corpus[3]), noise_index=Path(corpus[5]))
-    row = rows_of(built)[17]
+    row = planning.read_plan(built / "plan.jsonl").rows[17]
     rooms._simulated.cache_clear()
     random.seed(3)
     np.random.seed(4)
@@ -228,7 +230,7 @@ def test_sample_17_alone_is_sample_17_of_the_whole_bit_for_bit(built, corpus):
     with engine.builder("folders").sources(options) as sources:
         mixture, _ = render(row, sources)
     assert states() == before
-    sample = nrdata.open(built).sample(row["key"])
+    sample = nrdata.open(built).sample(row.key)
     for stored, made in ((sample.clean, mixture.clean16), (sample.noise, mixture.noise16), (sample.ref, mixture.ref16)):
         assert np.array_equal(np.rint(stored * 32768), made)
 

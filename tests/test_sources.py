@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,10 @@ import manifests
 import nrdata
 from cli.main import run
 from nrdata.audio import list_audio
+from nrdata.builders import corpora as package
 from nrdata.builders.corpora import layouts
+from nrdata.builders.entries import Entry
+from nrdata.builders.plan import Refused
 from nrdata.checks.verify import verify
 
 
@@ -103,9 +108,11 @@ MINIATURES: dict[str, Callable[[Path], Path]] = {
 
 def items(source: str, root: Path) -> dict[str, dict]:
     """path -> entry, each file once."""
-    found = layouts.items(source, layouts.SIDES[source], root)
-    assert found is not None and len({e["path"] for e in found}) == len(found)
-    return {e["path"]: e for e in found}
+    found = layouts.items(source, manifests.load(source)["side"], root)
+    told = {e.path: vars(e) for e in found if isinstance(e, Entry)}
+    told |= {e.item: {"refused": (e.reason, e.kind)} for e in found if isinstance(e, Refused)}
+    assert len(told) == len(found)
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +315,7 @@ def test_facts_are_complete_and_no_checksum_is_invented(source):
 def test_sources_lists_them_all(capsys):
     assert run(["sources", "--json"]) == 0
     listed = {row["source"]: row for row in json.loads(capsys.readouterr().out)["sources"]}
-    assert set(listed) == set(manifests.sources()) > set(layouts.SIDES)
+    assert set(listed) == set(manifests.sources()) > MINIATURES.keys()
     assert listed["demand"]["environments"] == sorted(manifests.load("demand")["environments"])
     assert listed["librispeech"]["bytes"] == sum(a["bytes"] for a in manifests.load("librispeech")["archives"])
     assert listed["wham"]["bytes"] is None and listed["wham"]["archives"][0]["checksum"] is None
@@ -316,3 +323,73 @@ def test_sources_lists_them_all(capsys):
     out = capsys.readouterr().out
     for word in ("librispeech", "CC-BY-NC-3.0", "61.4 GB", "18", "noise", "recordings"):
         assert word in out
+
+
+TOY_FACTS = """
+title = "Toy"
+page = "https://example.org/toy"
+side = "noise"
+layout = "<environment>-<recording>.wav"
+sample_rate = 16000
+license = "CC0-1.0"
+recording = "a file"
+recordings_per_environment = "3"
+split_rule = "by the number of the recording"
+splits = ["train", "valid", "test"]
+
+[[archives]]
+url = "https://example.org/toy.zip"
+bytes = 1000000
+"""
+TOY_LAYOUT = """
+from nrdata.builders.corpora.layouts import files
+from nrdata.builders.entries import Entry
+
+def items(root, facts):
+    for path, parts in files(root):
+        environment, recording = path.removesuffix(".wav").split("-")
+        split = facts["splits"][int(recording)]
+        yield Entry(path, "", environment, recording, split, facts["license"])
+"""
+
+
+def test_a_corpus_is_its_facts_and_its_layout(monkeypatch, tmp_path, capsys):
+    """Known by both alone, a toy corpus is listed, found where it lies already, and read as it was published."""
+    monkeypatch.setitem(manifests.table(), "toy", tomllib.loads(TOY_FACTS))
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts" / "toy.py").write_text(TOY_LAYOUT)
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / "layouts")])
+    monkeypatch.delitem(sys.modules, "nrdata.builders.corpora.toy", raising=False)
+    root = tmp_path / "toy"
+    for i, (environment, recording) in enumerate((e, r) for e in ("hall", "yard") for r in range(3)):
+        write(root / f"{environment}-{recording}.wav", noise(5.0, i // 3, seed=i))
+    assert run(["sources", "--json"]) == 0
+    assert "toy" in {row["source"] for row in json.loads(capsys.readouterr().out)["sources"]}
+    assert run(["download", "toy", "--source-dir", str(root)]) == 0
+    assert f"next: nr build-shards --source folders --noise toy:{root}" in capsys.readouterr().out
+    speech_folder = librispeech(tmp_path / "speech")
+    argv = ("--source", "folders", "--speech", f"librispeech:{speech_folder}", "--noise", f"toy:{root}")
+    some = ("--per-cell", 1, "--snr-test", "0", "--hours", 0.01, "--out", tmp_path / "out")
+    assert build(*argv, *some) == 0, capsys.readouterr().err
+    data = nrdata.open(tmp_path / "out")
+    assert {r for s in data.splits for r in data.index(s).recording_names} == {
+        f"toy/{e}/{r}" for e in ("hall", "yard") for r in range(3)
+    }
+    assert data.index("test").recording_names == ["toy/hall/2", "toy/yard/2"]
+    assert "CC0-1.0" in json.loads((tmp_path / "out" / "manifest.json").read_text())["licenses"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("esc-50", "esc-50 is no corpus, esc50 is: --noise esc50:"),
+        ("voicebank-demand", "mixed already: --source voicebank-demand --root "),
+        ("vctk", "vctk is speech, not noise"),
+    ],
+)
+def test_what_looks_like_a_corpus_is_not_read_as_plain_folders(name, sentence, tmp_path, capsys):
+    for place in ("hall", "yard"):
+        write(tmp_path / place / "a.wav", noise(5.0))
+    argv = ("--source", "folders", "--speech", tmp_path, "--noise", f"{name}:{tmp_path}", "--out", tmp_path / "out")
+    assert build(*argv) == 2
+    assert sentence in capsys.readouterr().err

@@ -22,7 +22,7 @@ CROP = 2000
 
 
 def stream(data=None, **config) -> Stream:
-    return Stream(data or InMemory(small()), "train", StreamConfig(**{"batch_size": 6, "crop_frames": CROP} | config))
+    return Stream(data or InMemory(small()), "train", StreamConfig(**{"batch_size": 6, "crop_samples": CROP} | config))
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -272,7 +272,7 @@ def test_remix_filters_mixture_and_reference_alike():
     """The reference's spectrum over the stored clip's is the mixture's noise over the stored noise's: one curve."""
     rows = [{**row, "frames": 8000} for row in small(8, environments=2)]
     data = InMemory(rows)
-    s = stream(data, batch_size=8, crop_frames=8000, law="oracle", ref_seconds=8.0, remix=True,
+    s = stream(data, batch_size=8, crop_samples=8000, law="oracle", ref_seconds=8.0, remix=True,
                clean_share=0, noise_share=0)  # fmt: skip
     batch = s.batch(0, 0)
     filtered = 0
@@ -301,7 +301,7 @@ def test_global_generators_are_untouched():
     ("config", "says"),
     [
         ({"batch_size": 0}, "batch_size"),
-        ({"crop_frames": 0}, "crop_frames"),
+        ({"crop_samples": 0}, "crop_samples"),
         ({"ref_seconds": 0.1}, "ref_seconds"),
         ({"ref_seconds": (1.0, 0.5)}, "ref_seconds"),
         ({"ref_seconds": float("nan")}, "ref_seconds"),
@@ -321,7 +321,7 @@ def test_configuration_refused(config, says):
 def test_on_shards(tiny_dataset):
     """On real shards through the front door: crops are what `sample` says, references from where they should be."""
     data = nrdata.open(tiny_dataset)
-    config = {"batch_size": 4, "crop_frames": 16000, "ref_seconds": 0.5}
+    config = {"batch_size": 4, "crop_samples": 16000, "ref_seconds": 0.5}
     batches = {law: data.stream("train", law=law, **config).batch(0, 0) for law in ("none", *LAWS)}
     for i, key in enumerate(batches["none"].key):
         triplet = data.sample(key)

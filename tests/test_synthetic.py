@@ -65,8 +65,8 @@ def test_a_plan_of_one_seed_is_rendered_alike_under_another(built, tmp_path):
 
 def test_unseen_is_the_users_choice(tmp_path, capsys):
     plan = synthetic.plan(Options("synthetic", unseen=("rain",), hours=0.01))
-    assert "synthetic/rain" not in {r["env_id"] for r in plan.rows if r["split"] == "train"}
-    assert "synthetic/siren" in {r["env_id"] for r in plan.rows if r["split"] == "train"}
+    assert "synthetic/rain" not in {r.env_id for r in plan.rows if r.split == "train"}
+    assert "synthetic/siren" in {r.env_id for r in plan.rows if r.split == "train"}
     assert build("--source", "synthetic", "--unseen", "moon", "--out", tmp_path / "a") == 2
     assert "choose of fan" in capsys.readouterr().err
 
@@ -75,7 +75,7 @@ def test_another_rate_is_the_same_sound_resampled(tmp_path):
     """The plan draws the same places; what is heard lies at the same seconds."""
     low, high = (synthetic.plan(Options("synthetic", sample_rate=r, hours=0.01)) for r in (16000, 48000))
     for a, b in zip(low.rows[:5], high.rows[:5], strict=True):
-        assert a["ref"]["start"] * 3 == b["ref"]["start"] and a["noise"]["path"] == b["noise"]["path"]
+        assert a.ref.start * 3 == b.ref.start and a.noise.path == b.noise.path
     with synthetic.sources(Options("synthetic")) as sources:
         x, rate = sources.speech["synthetic"].read("0/t00/00")
     assert rate == RATE and x.ndim == 2

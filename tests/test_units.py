@@ -94,19 +94,20 @@ def test_a_unit_with_silent_ends_is_refused_by_name():
     x[:20000] *= 0.01
     x[60000:] *= 0.01
     units, refused = cut(levels(x), RATE)
-    assert not units and "unit 0" in refused[0] and "no sound at either end" in refused[0]
+    assert not units and (refused[0].number, refused[0].kind) == (0, "quiet")
+    assert "no sound at either end" in refused[0].reason
 
 
 def test_too_short_is_refused_with_both_numbers():
     units, refused = cut(levels(white(2 * RATE)), RATE)
-    assert not units and "2.00 s long, 3 s needed" in refused[0]
+    assert not units and "2.00 s long, 3 s needed" in refused[0].reason and refused[0].kind == "too_short"
 
 
 def test_a_loop_is_no_unit():
     """The reference would hold the very noise of the mixture."""
     loop, bed = np.tile(white(20000), 4), white(80000)
     units, refused = usable(levels(loop), lambda start, stop: loop[start:stop], RATE)
-    assert not units and "its reserve is heard again" in refused[0]
+    assert not units and "its reserve is heard again" in refused[0].reason and refused[0].kind == "loop"
     units, refused = usable(levels(bed), lambda start, stop: bed[start:stop], RATE)
     assert len(units) == 1 and not refused
     assert len(usable(levels(loop), lambda start, stop: loop[start:stop], RATE, reserve_seconds=0)[0]) == 1

@@ -201,12 +201,12 @@ def test_the_published_logs_give_the_published_counts(tmp_path):
                 for name in utterances:
                     archive.writestr(f"{side}_{part}_wav/{name}.wav", b"")
     plan = voicebank_demand.plan(Options("voicebank-demand", root=tmp_path))
-    assert Counter(row["split"] for row in plan.rows) == {"train": 10802, "valid": 770, "test": 824}
-    train = Counter(row["env_id"] for row in plan.rows if row["split"] != "test")
+    assert Counter(row.split for row in plan.rows) == {"train": 10802, "valid": 770, "test": 824}
+    train = Counter(row.env_id for row in plan.rows if row.split != "test")
     assert train["demand/babble"] == 1158 and train["demand/traffic"] == 1152 and len(train) == 10
-    test = [row for row in plan.rows if row["split"] == "test"]
-    assert Counter(row["speaker"] for row in test) == {"voicebank/p232": 393, "voicebank/p257": 431}
-    assert not {row["env_id"] for row in test} & train.keys() and not plan.refused
+    test = [row for row in plan.rows if row.split == "test"]
+    assert Counter(row.speaker for row in test) == {"voicebank/p232": 393, "voicebank/p257": 431}
+    assert not {row.env_id for row in test} & train.keys() and not plan.refused
 
 
 @pytest.mark.skipif(not (SHARED / "data/voicebank-sample").exists(), reason="the real pairs are not here")

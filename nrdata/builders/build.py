@@ -14,18 +14,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from nrdata import files, locks
 from nrdata.builders import cluster, processes
-from nrdata.builders.plan import Options, Plan, Refused, Shard, read_plan, shards
-from nrdata.builders.render import render
+from nrdata.builders.plan import Options, Plan, Refused, ShardPlan, read_plan, shards
+from nrdata.builders.render import Sources, render
+from nrdata.builders.rows import PlanRow
 from nrdata.builders.variants import vary
 from nrdata.errors import UserError
 from nrdata.progress import Progress
@@ -66,11 +67,22 @@ class Summary:
         }
 
 
-def builder(source: str) -> ModuleType:
-    """The module of a source: `plan(options) -> Plan`, and the context `sources(options)` to render rows in."""
+class Builder(Protocol):
+    """The module of a source."""
+
+    def plan(self, options: Options) -> Plan:
+        """All rows, and what is refused before there is a row of it."""
+        ...
+
+    def sources(self, options: Options) -> AbstractContextManager[Sources]:
+        """What the rows name, open."""
+        ...
+
+
+def builder(source: str) -> Builder:
     if source not in SOURCES:
         raise UserError(f"there is no source '{source}': choose one of {', '.join(SOURCES)}", kind="bad_option")
-    return import_module(f"nrdata.builders.{source.replace('-', '_')}")
+    return cast(Builder, import_module(f"nrdata.builders.{source.replace('-', '_')}"))
 
 
 def make_plan(options: Options, plan_file: Path | None = None) -> Plan:
@@ -132,7 +144,7 @@ def save_plan(plan: Plan, out: Path, force: bool = False) -> Path:
 
 
 @contextlib.contextmanager
-def _disk_full(out: Path, todo: list[Shard]) -> Iterator[None]:
+def _disk_full(out: Path, todo: list[ShardPlan]) -> Iterator[None]:
     """A full disk as a sentence that says how much is needed; what is whole stays."""
     try:
         yield
@@ -140,7 +152,7 @@ def _disk_full(out: Path, todo: list[Shard]) -> Iterator[None]:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         left = [row for s in todo if not (out / f"{s.name}.tar").exists() for row in s.rows]
-        frames = sum((row["speech"]["stop"] or 0) - row["speech"]["start"] for row in left)
+        frames = sum((row.speech.stop or 0) - row.speech.start for row in left)
         needs = f", needs about {frames * BYTES_PER_FRAME / 1e6:.0f} MB more" if frames else ""
         name = Path(e.filename).name if e.filename else "a shard"
         raise UserError(
@@ -182,14 +194,16 @@ class Result:
     notes: list[str]
 
 
-def _render_rows(shard: Shard, options: Options, write: Callable[..., None], only: set[str] | None = None) -> Result:
+def _render_rows(
+    shard: ShardPlan, options: Options, write: Callable[..., None], only: set[str] | None = None
+) -> Result:
     """Render the rows of a shard (or those with the keys `only`) in order; what cannot be rendered is refused."""
     refused = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         with builder(options.source).sources(options) as sources:
             for row in shard.rows:
-                if only is not None and row["key"] not in only:
+                if only is not None and row.key not in only:
                     continue
                 with processes.signals_deferred():
                     try:
@@ -197,18 +211,18 @@ def _render_rows(shard: Shard, options: Options, write: Callable[..., None], onl
                     except UserError as e:
                         refused.append(Refused(_item(row), str(e), e.kind or "unreadable"))
                         continue
-                    write(row["key"], mixture, fields)
+                    write(row.key, mixture, fields)
     return Result(refused, sorted({str(w.message) for w in caught}))
 
 
-def _item(row: dict[str, Any]) -> str:
+def _item(row: PlanRow) -> str:
     """How `refused.jsonl` calls a row: a pair by its noisy file, a mixture by its key."""
-    return row["noisy"]["path"] if "noisy" in row else row["key"]
+    return row.noisy.path if row.noisy else row.key
 
 
-def make_shard(shard: Shard, options: Options, out: Path, has_ref: bool) -> Result:
+def make_shard(shard: ShardPlan, options: Options, out: Path, has_ref: bool) -> Result:
     """Write one shard: a pure function of its rows and of the sound they name."""
-    rate = shard.rows[0]["sample_rate"]
+    rate = shard.rows[0].sample_rate
     # glibc gives blocks over a threshold back at once, and raises the threshold when a larger one is freed: without
     # this, the arrays of long samples are faulted in anew for every sample (8 s: mixing takes three times as long).
     np.empty(1 << 24, np.uint8)
@@ -217,16 +231,16 @@ def make_shard(shard: Shard, options: Options, out: Path, has_ref: bool) -> Resu
 
 
 def _find_whole(
-    out: Path, mine: list[Shard], options: Options
-) -> tuple[list[Shard], dict[str, list[Refused]], list[str]]:
+    out: Path, mine: list[ShardPlan], options: Options
+) -> tuple[list[ShardPlan], dict[str, list[Refused]], list[str]]:
     """The shards still to be made, and what is refused in the others, by shard. A damaged shard is made again."""
-    todo: list[Shard] = []
+    todo: list[ShardPlan] = []
     refused: dict[str, list[Refused]] = {}
     notes: list[str] = []
     digests = _known_digests(out)
     for shard in mine:
         tar = out / f"{shard.name}.tar"
-        planned = {row["key"] for row in shard.rows}
+        planned = {row.key for row in shard.rows}
         there = _keys_of(tar, digests.get(tar.name))
         made: list[str] = []  # what could not be read then can be read now
         result = Result([], [])
@@ -265,7 +279,7 @@ def _keys_of(tar: Path, digest: str | None) -> set[str]:
 
 
 def _make(
-    todo: list[Shard], options: Options, out: Path, has_ref: bool, workers: int, engine: str
+    todo: list[ShardPlan], options: Options, out: Path, has_ref: bool, workers: int, engine: str
 ) -> dict[str, Result]:
     """Make shards, in this process, in several or on a cluster; progress by samples."""
     total = sum(len(s.rows) for s in todo)
@@ -300,7 +314,7 @@ def _make(
 
 def _summarise(
     out: Path,
-    mine: list[Shard],
+    mine: list[ShardPlan],
     plan: Plan,
     refused: dict[str, list[Refused]],
     notes: list[str],
@@ -315,7 +329,7 @@ def _summarise(
             continue
         rows = read_index(index_path(tar))
         samples[shard.split] += len(rows)
-        logged = {row["key"]: row["meta"].get("logged_snr_db") for row in shard.rows}
+        logged = {row.key: row.meta.get("logged_snr_db") for row in shard.rows}
         for row in rows:
             claim = logged[row.key]
             if claim is not None and abs(claim - row.snr_db) > SNR_SLACK_DB:

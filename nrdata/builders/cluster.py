@@ -7,15 +7,19 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nrdata.builders.plan import Options, Shard
+from nrdata.builders.plan import Options, ShardPlan
 from nrdata.ray_cluster import connected, outcome
 
 R = TypeVar("R")
 
 
 def results(
-    make: Callable[[Shard, Options, Path, bool], R], todo: Sequence[Shard], options: Options, out: Path, has_ref: bool
-) -> Iterator[tuple[Shard, R]]:
+    make: Callable[[ShardPlan, Options, Path, bool], R],
+    todo: Sequence[ShardPlan],
+    options: Options,
+    out: Path,
+    has_ref: bool,
+) -> Iterator[tuple[ShardPlan, R]]:
     """(shard, what `make` returned) as they are done, few more in flight than the cluster has cores.
 
     Raises `UserError` where Ray is not installed or a worker died, and what `make` raised.
@@ -25,7 +29,7 @@ def results(
         places = _absolute(options), out.resolve(), has_ref
         in_flight = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         left = iter(todo)
-        waiting: dict[Any, Shard] = {}
+        waiting: dict[Any, ShardPlan] = {}
         while True:
             for shard in left:
                 waiting[task.remote(shard, *places)] = shard

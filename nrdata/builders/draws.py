@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from nrdata.builders.plan import Options, Plan, Refused, Row, number
-from nrdata.builders.units import SHORTEST_SECONDS, Levels, Unit, audible_start
+from nrdata.builders.plan import Options, Plan, Refused, number
+from nrdata.builders.rows import PlanRow, Stretch
+from nrdata.builders.units import SHORTEST_SECONDS, Levels, RefusedUnit, Unit, audible_start
 from nrdata.errors import UserError
 from nrdata.keyed import plan_rng
 
@@ -44,7 +45,7 @@ class SpeechFile:
 
 @dataclass(frozen=True)
 class NoiseFile:
-    """A noise recording, its levels and units at the stored rate, and a sentence for each piece that is no unit."""
+    """A noise recording, its levels and units at the stored rate, and the pieces that are no units."""
 
     source: str
     path: str
@@ -53,7 +54,7 @@ class NoiseFile:
     split: str
     levels: Levels
     units: Sequence[Unit]
-    refused: Sequence[str] = ()
+    refused: Sequence[RefusedUnit] = ()
     license: str = "unknown"
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -77,7 +78,7 @@ def mixtures(speech: Sequence[SpeechFile], noise: Sequence[NoiseFile], options: 
     plan = Plan([])
     speech = [f for f in speech if _long_enough(f, options, plan)]
     units = _units(noise, options, plan)
-    rows: list[Row] = []
+    rows: list[PlanRow] = []
     used: dict[tuple[str, str, int], str] = {}  # (source, path, unit) -> licence
     for split in ("train", "valid", "test", "seen"):
         files = [f for f in speech if f.split == ("test" if split == "seen" else split)]
@@ -127,10 +128,7 @@ def _units(noise: Sequence[NoiseFile], options: Options, plan: Plan) -> dict[str
     """The units of each split; with `seen_split` the last unit of every training recording that has several."""
     units: dict[str, list[NoiseUnit]] = {"train": [], "valid": [], "test": [], "seen": []}
     for file in noise:
-        for sentence in file.refused:
-            head, reason = sentence.split(": ", 1)
-            kind = "too_short" if "needed" in reason else "loop" if "again" in reason else "quiet"
-            plan.refused.append(Refused(f"{file.path}#{head.removeprefix('unit ')}", reason, kind))
+        plan.refused += [Refused(f"{file.path}#{piece.number}", piece.reason, piece.kind) for piece in file.refused]
         mine = [NoiseUnit(file, unit) for unit in file.units]
         if file.split == "train" and options.seen_split and len(mine) > 1:
             units["seen"].append(mine.pop())
@@ -178,32 +176,31 @@ def _cells(
                 yield next(speech), next(units), snr_db
 
 
-def _row(split: str, i: int, file: SpeechFile, noise: NoiseUnit, snr_db: float, options: Options) -> Row:
+def _row(split: str, i: int, file: SpeechFile, noise: NoiseUnit, snr_db: float, options: Options) -> PlanRow:
     rng = plan_rng(options.seed, split, "stretch", i)
     unit = noise.unit
     frames = min(file.frames, unit.frames)
     speech_start = audible_start(file.levels, (0, file.frames), frames, rng)
     noise_start = audible_start(noise.file.levels, unit.mixture, frames, rng)
-    return {
-        "split": split,
-        "speech": {"path": file.path, "start": speech_start, "stop": speech_start + frames},
-        "noise": {"path": noise.file.path, "start": noise_start, "stop": noise_start + frames},
-        "ref": None if unit.reserve is None else {"start": unit.reserve[0], "stop": unit.reserve[1]},
-        "snr_db": snr_db,
-        "room": None,
-        "augment": None,
-        "sample_rate": options.sample_rate,
-        "env_id": noise.file.env_id,
-        "recording": f"{noise.file.env_id}/{noise.file.recording}",
-        "speaker": f"{file.source}/{file.speaker}",
-        "meta": {
+    path = noise.file.path
+    return PlanRow(
+        split=split,
+        speech=Stretch(file.path, speech_start, speech_start + frames),
+        noise=Stretch(path, noise_start, noise_start + frames),
+        ref=None if unit.reserve is None else Stretch(path, *unit.reserve),
+        asked_snr_db=snr_db,
+        sample_rate=options.sample_rate,
+        env_id=noise.file.env_id,
+        recording=f"{noise.file.env_id}/{noise.file.recording}",
+        speaker=f"{file.source}/{file.speaker}",
+        meta={
             "asked_snr_db": snr_db,
             "unit": unit.number,
             "speech": f"{file.source}/{file.path}",
-            "noise": f"{noise.file.source}/{noise.file.path}",
+            "noise": f"{noise.file.source}/{path}",
             "speech_start": speech_start,
             "ref_stretch": list(unit.reserve or (-1, -1)),
             **{f"speech_{k}": v for k, v in file.meta.items()},
             **{f"noise_{k}": v for k, v in noise.file.meta.items()},
         },
-    }
+    )

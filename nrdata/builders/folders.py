@@ -9,18 +9,18 @@ everything; further columns are kept in each sample's `meta`. A folder with the 
 from __future__ import annotations
 
 import contextlib
-import csv
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypeVar
 
 from nrdata import audio
 from nrdata.builders import splits
 from nrdata.builders.corpora import layouts
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
+from nrdata.builders.entries import LOCAL, Entry, identifier, read_csv
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources
 from nrdata.builders.sources import Folder, blocks, stretch
@@ -28,163 +28,138 @@ from nrdata.builders.units import Levels, usable
 from nrdata.errors import UserError
 from nrdata.progress import Progress
 
-LOCAL = "local"
 INDEX_SPLITS = ("train", "valid", "test")
 
-# What the layout of a side says of a file: speaker or environment, recording, split ("" not fixed), licence, meta.
-Entry = dict[str, Any]
+F = TypeVar("F", SpeechFile, NoiseFile)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Speech or noise as the user gave it: folders by name, or an index that names all files."""
+
+    name: str
+    given: tuple[tuple[str, Path], ...]
+    index: Path | None
+    columns: tuple[str, ...]  # of the index, beside path and split
+    describe: Callable[[str], Entry | Refused]  # a file of a bare folder
+
+    @property
+    def roots(self) -> dict[str, Path]:
+        if self.index is not None:
+            return {self.given[0][0] if self.given else LOCAL: self.index.parent}
+        return dict(self.given)
+
+
+def sides(options: Options) -> tuple[Side, Side]:
+    return (
+        Side("speech", options.speech, options.speech_index, ("speaker",), _by_speaker),
+        Side("noise", options.noise, options.noise_index, ("environment", "recording"), _by_environment),
+    )
 
 
 def plan(options: Options) -> Plan:
     """Read what is there, draw what is mixed with what. Raises `UserError` where a side is missing or empty."""
-    refused: list[Refused] = []
-    notes: list[str] = []
-    speech = _speech(options, refused, notes)
-    noise = _noise(options, refused, notes)
-    _leave_out_unseen(noise, options, refused)
-    if undivided := [e for e in speech if not e["split"]]:
-        by_speaker = splits.speakers([f"{e['source']}/{e['speaker']}" for e in undivided], options.seed)
-        for e in undivided:
-            e["split"] = by_speaker[f"{e['source']}/{e['speaker']}"]
-        notes.append("speakers were divided into training, validation and test by the seed")
-    if undivided := [e for e in noise if not e["split"]]:
-        unseen = _draw_noise_splits(undivided, options)
-        notes.append(f"environments unseen in training: {', '.join(unseen) or 'none'}")
-    result = mixtures([_speech_file(e) for e in speech], [_noise_file(e) for e in noise], options)
-    result.refused = refused + result.refused
-    result.notes = notes + result.notes
+    found = Plan([])  # what is refused and noted before anything is drawn
+    of_speech, of_noise = sides(options)
+    speech = _measured(of_speech, _speech_file, options, found)
+    noise = _without_unseen(_measured(of_noise, _noise_file, options, found), options, found)
+    if undivided := [f"{f.source}/{f.speaker}" for f in speech if not f.split]:
+        drawn = splits.speakers(undivided, options.seed)
+        speech = [f if f.split else replace(f, split=drawn[f"{f.source}/{f.speaker}"]) for f in speech]
+        found.notes.append("speakers were divided into training, validation and test by the seed")
+    if not all(f.split for f in noise):
+        noise, unseen = _with_splits(noise, options)
+        found.notes.append(f"environments unseen in training: {', '.join(unseen) or 'none'}")
+    result = mixtures(speech, noise, options)
+    result.refused = found.refused + result.refused
+    result.notes = found.notes + result.notes
     return result
 
 
 @contextlib.contextmanager
 def sources(options: Options) -> Iterator[Sources]:
     """Where the rows' files are: by the name of their source."""
-    yield Sources(
-        {name: Folder(root) for name, root in _roots(options.speech, options.speech_index)},
-        {name: Folder(root) for name, root in _roots(options.noise, options.noise_index)},
-    )
+    yield Sources(*({name: Folder(root) for name, root in side.roots.items()} for side in sides(options)))
 
 
-def _roots(given: tuple[tuple[str, Path], ...], index: Path | None) -> list[tuple[str, Path]]:
-    if index is not None:
-        return [(given[0][0] if given else LOCAL, index.parent)]
-    return list(given)
+def _speech_file(source: str, root: Path, entry: Entry, options: Options) -> SpeechFile:
+    levels = _levels("speech", root, entry, options)
+    return SpeechFile(source, entry.path, entry.speaker, entry.split, levels, entry.license, entry.meta)
 
 
-def _speech_file(e: Entry) -> SpeechFile:
-    return SpeechFile(e["source"], e["path"], e["speaker"], e["split"], e["levels"], e["license"], e["meta"])
-
-
-def _noise_file(e: Entry) -> NoiseFile:
-    return NoiseFile(
-        e["source"],
-        e["path"],
-        e["environment"],
-        e["recording"],
-        e["split"],
-        e["levels"],
-        e["units"],
-        e["units_refused"],
-        e["license"],
-        e["meta"],
-    )
-
-
-def _speech(options: Options, refused: list[Refused], notes: list[str]) -> list[Entry]:
-    entries = _entries(options.speech, options.speech_index, "speech", ("speaker",), _by_speaker)
-    return _measured(entries, options.speech, options.speech_index, "speech", options, refused, notes)
-
-
-def _noise(options: Options, refused: list[Refused], notes: list[str]) -> list[Entry]:
-    entries = _entries(options.noise, options.noise_index, "noise", ("environment", "recording"), _by_environment)
-    return _measured(entries, options.noise, options.noise_index, "noise", options, refused, notes)
-
-
-def _measure(root: Path, name: str, side: str, options: Options) -> Entry:
-    """What the sound itself says: levels, and the units of a noise recording. Every sample is decoded once here."""
-    rate = options.sample_rate
-    levels = Levels.of(blocks(root / name, name, rate), rate)
-    if levels.level_db() == float("-inf"):
-        raise UserError(f"{name} is silent", kind=f"silent_{side}")
-    if side == "speech":
-        return {"levels": levels}
-    file = Folder(root)
+def _noise_file(source: str, root: Path, entry: Entry, options: Options) -> NoiseFile:
+    levels, rate, file = _levels("noise", root, entry, options), options.sample_rate, Folder(root)
     units, refused = usable(
-        levels, lambda start, stop: stretch(file, name, start, stop, rate), rate, options.reserve_seconds
+        levels, lambda start, stop: stretch(file, entry.path, start, stop, rate), rate, options.reserve_seconds
     )
-    return {"levels": levels, "units": units, "units_refused": refused}
+    place = entry.environment, entry.recording, entry.split
+    return NoiseFile(source, entry.path, *place, levels, units, refused, entry.license, entry.meta)
 
 
-def _entries(
-    given: tuple[tuple[str, Path], ...],
-    index: Path | None,
-    side: str,
-    columns: tuple[str, ...],
-    describe: Callable[[PurePosixPath], Entry],
-) -> list[Entry]:
-    """Every file of one side with what the index or the folders say about it."""
-    if index is not None:
-        if len(given) > 1:
-            raise UserError(f"--{side}-index names all files: give at most one --{side}, for its name", "bad_option")
-        return [{"source": _roots(given, index)[0][0], **e} for e in _read_index(index, columns)]
-    if not given:
-        raise UserError(f"there is no {side}: give --{side} [NAME:]DIR or --{side}-index CSV", kind="no_source")
-    names = [name for name, _ in given]
-    if len(set(names)) < len(names):
-        raise UserError(f"two folders of {side} are called {names[0]}: name them, --{side} NAME:DIR", "bad_option")
-    entries: list[Entry] = []
-    for name, root in given:
-        if (known := layouts.items(name, side, root)) is not None:
-            entries += [{"source": name, "split": "", "license": "unknown", "meta": {}, **entry} for entry in known]
-            continue
-        found = audio.list_audio(root)
+def _levels(side: str, root: Path, entry: Entry, options: Options) -> Levels:
+    """Every sample is decoded once here."""
+    levels = Levels.of(blocks(root / entry.path, entry.path, options.sample_rate), options.sample_rate)
+    if levels.level_db() == float("-inf"):
+        raise UserError(f"{entry.path} is silent", kind=f"silent_{side}")
+    return levels
+
+
+def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
+    """(source, what the index, the corpus's layout or the folders say) of every file of one side."""
+    if side.index is not None:
+        if len(side.given) > 1:
+            raise UserError(
+                f"--{side.name}-index names all files: give at most one --{side.name}, for its name", "bad_option"
+            )
+        (source,) = side.roots
+        return [(source, entry) for entry in _read_index(side.index, side.columns)]
+    if not side.given:
+        raise UserError(
+            f"there is no {side.name}: give --{side.name} [NAME:]DIR or --{side.name}-index CSV", kind="no_source"
+        )
+    if len(side.roots) < len(side.given):
+        twice = side.given[0][0]
+        raise UserError(
+            f"two folders of {side.name} are called {twice}: name them, --{side.name} NAME:DIR", "bad_option"
+        )
+    entries: list[tuple[str, Entry | Refused]] = []
+    for name, root in side.given:
+        found = layouts.items(name, side.name, root)
+        if found is None:
+            found = [side.describe(path.relative_to(root).as_posix()) for path in audio.list_audio(root)]
         if not found:
-            raise UserError(f"{root} holds no sound files: --{side} needs a folder of recordings", kind="empty_folder")
-        for path in found:
-            relative = path.relative_to(root).as_posix()
-            entry = {"source": name, "path": relative, "split": "", "license": "unknown", "meta": {}}
-            entries.append(entry | describe(PurePosixPath(relative)))
+            raise UserError(
+                f"{root} holds no sound files: --{side.name} needs a folder of recordings", kind="empty_folder"
+            )
+        entries += [(name, entry) for entry in found]
     return entries
 
 
-def _by_speaker(path: PurePosixPath) -> Entry:
+def _by_speaker(path: str) -> Entry:
     """The first folder is the speaker; files without one are one person's."""
-    return {"speaker": identifier(path.parts[0]) if len(path.parts) > 1 else "unnamed"}
+    parts = PurePosixPath(path).parts
+    return Entry(path, speaker=identifier(parts[0]) if len(parts) > 1 else "unnamed")
 
 
-def _by_environment(path: PurePosixPath) -> Entry:
+def _by_environment(path: str) -> Entry | Refused:
     """`<environment>/<recording>`: files in one sub-folder of an environment are pieces of one recording."""
-    if len(path.parts) < 2:
+    parts = PurePosixPath(path).parts
+    if len(parts) < 2:
         reason = "no environment: it lies outside the folders <environment>/<recording>"
-        return {"refused": (reason, "no_environment")}
-    stem = path.parts[1] if len(path.parts) > 2 else path.stem
-    return {"environment": identifier(path.parts[0]), "recording": identifier(stem)}
+        return Refused(path, reason, "no_environment")
+    recording = parts[1] if len(parts) > 2 else PurePosixPath(path).stem
+    return Entry(path, environment=identifier(parts[0]), recording=identifier(recording))
 
 
-def identifier(text: str) -> str:
-    """A name as it stands in `env_id`, `recording`, `speaker`: lower case, printable, no slash, no blank, no `~`."""
-    shown = "".join(c if c.isprintable() else "-" for c in text.strip().lower())
-    return re.sub(r"[\s/~]+", "-", shown) or "unnamed"
-
-
-def _read_index(index: Path, columns: tuple[str, ...]) -> list[Entry]:
+def _read_index(index: Path, columns: tuple[str, ...]) -> Iterator[Entry]:
     """Rows of an index file. Raises `UserError` naming the line."""
-    try:
-        with index.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            header = reader.fieldnames or []
-    except FileNotFoundError:
-        raise UserError(f"{index} does not exist", kind="missing") from None
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{index} is not a CSV file in UTF-8 ({e})", kind="bad_index") from None
+    rows, header = read_csv(index)
     lacking = [c for c in ("path", "split", *columns) if c not in header]
     if lacking:
         raise UserError(f"{index} has no column {', '.join(lacking)}", kind="bad_index")
     if not rows:
         raise UserError(f"{index} has no rows", kind="bad_index")
-    known = {"path", "split", "license", *columns}
-    entries, seen = [], set()
+    known, seen = {"path", "split", "license", *columns}, set()
     for line, row in enumerate(rows, 2):
         if row["split"] not in INDEX_SPLITS:
             raise UserError(f"{index} line {line}: split '{row['split']}' is none of train, valid, test", "bad_index")
@@ -194,69 +169,57 @@ def _read_index(index: Path, columns: tuple[str, ...]) -> list[Entry]:
             raise UserError(f"{index} line {line}: {row['path']} appears twice", kind="bad_index")
         seen.add(row["path"])
         meta = {k: v or "" for k, v in row.items() if k and k not in known}
-        entry = {"path": row["path"], "split": row["split"], "license": row.get("license") or "unknown", "meta": meta}
-        entries.append(entry | {c: identifier(row[c]) for c in columns})
-    return entries
+        names = {c: identifier(row[c]) for c in columns}
+        yield Entry(row["path"], **names, split=row["split"], license=row.get("license") or "unknown", meta=meta)
 
 
-def _measured(
-    entries: list[Entry],
-    given: tuple[tuple[str, Path], ...],
-    index: Path | None,
-    side: str,
-    options: Options,
-    refused: list[Refused],
-    notes: list[str],
-) -> list[Entry]:
-    """The entries whose files can be used, with their levels; the others go to the refused."""
-    roots = dict(_roots(given, index))
-    good = []
-    with Progress(len(entries), f"reading {side}") as progress:
-        for entry in entries:
+def _measured(side: Side, measure: Callable[[str, Path, Entry, Options], F], options: Options, found: Plan) -> list[F]:
+    """The files that can be used, with what their sound says; the others go to the refused."""
+    entries, good = _entries(side), []
+    with Progress(len(entries), f"reading {side.name}") as progress:
+        for source, entry in entries:
             progress.advance()
-            if "refused" in entry:
-                refused.append(Refused(entry["path"], *entry["refused"]))
+            if isinstance(entry, Refused):
+                found.refused.append(entry)
                 continue
-            root = roots[entry["source"]]
+            root = side.roots[source]
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always", UserWarning)
-                    entry |= _measure(root, entry["path"], side, options)
+                    good.append(measure(source, root, entry, options))
             except UserError as e:
-                refused.append(Refused(entry["path"], str(e).replace(f"{root}/", ""), e.kind or "unreadable"))
+                found.refused.append(Refused(entry.path, str(e).replace(f"{root}/", ""), e.kind or "unreadable"))
                 continue
-            notes += [str(w.message).replace(f"{root}/", "") for w in caught]
-            good.append(entry)
+            found.notes += [str(w.message).replace(f"{root}/", "") for w in caught]
     if not good:
-        raise UserError(f"none of the {len(entries)} files of {side} can be used: {refused[-1].reason}", "no_source")
+        reason = found.refused[-1].reason
+        raise UserError(f"none of the {len(entries)} files of {side.name} can be used: {reason}", "no_source")
     return good
 
 
-def _leave_out_unseen(noise: list[Entry], options: Options, refused: list[Refused]) -> None:
+def _without_unseen(noise: list[NoiseFile], options: Options, found: Plan) -> list[NoiseFile]:
     """Take the environments of --unseen out of training and validation where an index fixes the splits."""
-    names = {e["environment"] for e in noise}
+    names = {f.environment for f in noise}
     for name in options.unseen or ():
         if identifier(name) not in names:
             raise UserError(f"--unseen {name}: there is no such environment ({', '.join(sorted(names))})", "bad_option")
     unseen = {identifier(name) for name in options.unseen or ()}
-    out = [e for e in noise if e["environment"] in unseen and e["split"] in ("train", "valid")]
-    refused += [Refused(e["path"], "its environment is kept for test (--unseen)", "unseen") for e in out]
-    noise[:] = [e for e in noise if not any(e is o for o in out)]
+    out = [f.environment in unseen and f.split in ("train", "valid") for f in noise]
+    reason = "its environment is kept for test (--unseen)"
+    found.refused += [Refused(f.path, reason, "unseen") for f, is_out in zip(noise, out, strict=True) if is_out]
+    return [f for f, is_out in zip(noise, out, strict=True) if not is_out]
 
 
-def _draw_noise_splits(noise: list[Entry], options: Options) -> tuple[str, ...]:
-    """Fill in the splits of bare folders; returns the environments unseen in training."""
-    groups: dict[str, list[Entry]] = defaultdict(list)
-    for e in noise:
-        groups[e["environment"]].append(e)
+def _with_splits(noise: list[NoiseFile], options: Options) -> tuple[list[NoiseFile], tuple[str, ...]]:
+    """Draw the splits of bare folders; the files, and the environments unseen in training."""
+    recordings: dict[str, list[str]] = defaultdict(list)
+    for f in noise:
+        if not f.split:
+            recordings[f.environment].append(f"{f.source}/{f.recording}")
     if options.unseen is None:
-        unseen = splits.unseen_environments(list(groups), options.seed)
+        unseen = splits.unseen_environments(list(recordings), options.seed)
     else:
         unseen = tuple(identifier(name) for name in options.unseen)
-    for environment, entries in groups.items():
-        by_recording = splits.recordings(
-            [f"{e['source']}/{e['recording']}" for e in entries], environment, environment in unseen, options.seed
-        )
-        for e in entries:
-            e["split"] = by_recording[f"{e['source']}/{e['recording']}"]
-    return unseen
+    drawn = {e: splits.recordings(names, e, e in unseen, options.seed) for e, names in recordings.items()}
+    divided = [f if f.split else replace(f, split=drawn[f.environment][f"{f.source}/{f.recording}"]) for f in noise]
+    return divided, unseen

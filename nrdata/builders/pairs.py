@@ -9,16 +9,17 @@ regard to case and extension.
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from nrdata import audio
 from nrdata.builders import splits
-from nrdata.builders.folders import LOCAL, identifier
-from nrdata.builders.plan import SPLITS, Options, Plan, Refused, Row, number
+from nrdata.builders.entries import LOCAL, identifier, read_csv
+from nrdata.builders.plan import SPLITS, Options, Plan, Refused, number
 from nrdata.builders.render import Sources
+from nrdata.builders.rows import PlanRow, Stretch
 from nrdata.builders.sources import Folder, Place, Places, find
 from nrdata.errors import UserError
 from nrdata.labels import UNKNOWN
@@ -34,12 +35,11 @@ def plan(options: Options) -> Plan:
         reason = f": {result.refused[0].item}: {result.refused[0].reason}" if result.refused else ""
         raise UserError(f"there is no pair of clean and noisy files{reason}", kind="no_pairs")
     if result.has_ref:
-        lacking = [row for row in rows if row["ref"] is None]
         reason = "it has no ref, and other rows have one: a data set has it in all samples or in none"
-        result.refused += [Refused(row["noisy"]["path"], reason, "no_ref") for row in lacking]
-        rows = [row for row in rows if row["ref"] is not None]
-    if any(not row["split"] for row in rows):
-        _draw_splits(rows, options, result)
+        result.refused += [Refused(row.meta["noisy"], reason, "no_ref") for row in rows if row.ref is None]
+        rows = [row for row in rows if row.ref is not None]
+    if any(not row.split for row in rows):
+        rows = _with_splits(rows, options, result)
     result.rows = number(rows)
     result.licenses = {UNKNOWN: len(rows)}
     return result
@@ -55,24 +55,19 @@ def sources(options: Options) -> Iterator[Sources]:
         yield Sources({LOCAL: places}, {})
 
 
-def _row(split: str, clean: str, noisy: str, env: str, speaker: str, options: Options) -> Row:
+def _row(split: str, clean: str, noisy: str, env: str, speaker: str, options: Options) -> PlanRow:
     env_id = env.lower() if "/" in env else f"{LOCAL}/{identifier(env)}"
     stem = identifier(noisy.rpartition(".")[0] or noisy)
-    return {
-        "split": split,
-        "speech": {"path": clean, "start": 0, "stop": None},
-        "noisy": {"path": noisy, "start": 0, "stop": None},
-        "ref": None,
-        "snr_db": None,
-        "room": None,
-        "augment": None,
-        "sample_rate": options.sample_rate,
-        "source_rate": 0,  # any
-        "env_id": env_id,
-        "recording": f"{env_id}/{stem}",
-        "speaker": f"{LOCAL}/{identifier(speaker)}",
-        "meta": {"clean": clean, "noisy": noisy},
-    }
+    return PlanRow(
+        split=split,
+        speech=Stretch(clean),
+        noisy=Stretch(noisy),
+        sample_rate=options.sample_rate,
+        env_id=env_id,
+        recording=f"{env_id}/{stem}",
+        speaker=f"{LOCAL}/{identifier(speaker)}",
+        meta={"clean": clean, "noisy": noisy},
+    )
 
 
 def _named(options: Options) -> Iterator[tuple[str, Place]]:
@@ -118,14 +113,7 @@ def _from_folders(options: Options) -> Plan:
 
 
 def _from_csv(index: Path, options: Options) -> Plan:
-    try:
-        with index.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            lines, header = list(reader), reader.fieldnames or []
-    except FileNotFoundError:
-        raise UserError(f"{index} does not exist", kind="missing") from None
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"{index} is not a CSV file in UTF-8 ({e})", kind="bad_index") from None
+    lines, header = read_csv(index)
     if not {"clean", "noisy"} <= set(header):
         raise UserError(f"{index} needs the columns clean and noisy", kind="bad_index")
     result = Plan([])
@@ -141,19 +129,17 @@ def _from_csv(index: Path, options: Options) -> Plan:
         seen.add(line["noisy"])
         env, speaker = line.get("env_id") or UNKNOWN, line.get("speaker") or UNKNOWN
         row = _row(split, line["clean"], line["noisy"], env, speaker, options)
-        if line.get("ref"):
-            row["ref"] = {"path": line["ref"], "start": 0, "stop": None}
         known = {"clean", "noisy", "split", "env_id", "speaker", "ref"}
-        row["meta"] |= {k: v or "" for k, v in line.items() if k and k not in known}
-        result.rows.append(row)
+        more = {k: v or "" for k, v in line.items() if k and k not in known}
+        ref = Stretch(line["ref"]) if line.get("ref") else None
+        result.rows.append(replace(row, ref=ref, meta=row.meta | more))
     return result
 
 
-def _draw_splits(rows: list[Row], options: Options, result: Plan) -> None:
+def _with_splits(rows: list[PlanRow], options: Options, result: Plan) -> list[PlanRow]:
     """By speaker where at least three are known, else all is training."""
-    names = {row["speaker"] for row in rows}
+    names = {row.speaker for row in rows}
     drawn = splits.speakers(list(names), options.seed) if len(names) > 2 else dict.fromkeys(names, "train")
-    for row in rows:
-        row["split"] = row["split"] or drawn[row["speaker"]]
     how = "speakers were divided by the seed" if len(names) > 2 else "all of it is training: fewer than three speakers"
     result.notes.append(f"no splits are given; {how}")
+    return [replace(row, split=row.split or drawn[row.speaker]) for row in rows]

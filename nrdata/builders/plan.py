@@ -1,25 +1,21 @@
 """The plan of a data set: a row a sample, every random draw written down before anything is rendered.
 
-A row names its sources relative to their roots, the stretches in samples at the stored rate, the asked SNR, and what
-the sample's JSON will say. A shard is a pure function of (plan, shard number), so processes, machines and
-interruptions cannot change a byte.
+A shard is a pure function of (plan, shard number), so processes, machines and interruptions cannot change a byte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from nrdata.builders.rows import PlanRow
 from nrdata.errors import UserError
 from nrdata.options import check, option
 
 SPLITS = ("train", "valid", "test", "seen")
 SAMPLES_PER_SHARD = 256
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,49 +83,49 @@ class Refused:
 class Plan:
     """Rows in the order of their numbers, split after split; items refused before any row was made of them."""
 
-    rows: list[Row]
+    rows: list[PlanRow]
     refused: list[Refused] = field(default_factory=list)
     licenses: dict[str, int] = field(default_factory=dict)  # licence -> files under it
     notes: list[str] = field(default_factory=list)  # sentences for the summary: what was drawn, what was assumed
 
     @property
     def has_ref(self) -> bool:
-        return any(row["ref"] is not None for row in self.rows)
+        return any(row.ref is not None for row in self.rows)
 
     def text(self) -> str:
         """`plan.jsonl`."""
-        return "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
+        return "".join(json.dumps(row.to_json(), allow_nan=False) + "\n" for row in self.rows)
 
     def sha256(self) -> str:
         return hashlib.sha256(self.text().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardPlan:
     """A shard to be made: its name (`train-000000`) and its rows."""
 
     name: str
     split: str
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
 
 
-def shards(plan: Plan) -> list[Shard]:
+def shards(plan: Plan) -> list[ShardPlan]:
     """Up to 256 rows a shard, split after split; the position in this list is the shard's number."""
     result = []
     for split in SPLITS:
-        rows = [row for row in plan.rows if row["split"] == split]
+        rows = [row for row in plan.rows if row.split == split]
         for i in range(0, len(rows), SAMPLES_PER_SHARD):
             name = f"{split}-{i // SAMPLES_PER_SHARD:06d}"
-            result.append(Shard(name, split, tuple(rows[i : i + SAMPLES_PER_SHARD])))
+            result.append(ShardPlan(name, split, tuple(rows[i : i + SAMPLES_PER_SHARD])))
     return result
 
 
-def number(rows: list[Row]) -> list[Row]:
+def number(rows: list[PlanRow]) -> list[PlanRow]:
     """Give every row its key, `<split>-0000001` onwards in each split, and put the splits in order."""
     result = []
     for split in SPLITS:
-        mine = [row for row in rows if row["split"] == split]
-        result += [{"key": f"{split}-{n:07d}", **row} for n, row in enumerate(mine, 1)]
+        mine = [row for row in rows if row.split == split]
+        result += [replace(row, key=f"{split}-{n:07d}") for n, row in enumerate(mine, 1)]
     return result
 
 
@@ -139,22 +135,21 @@ def read_plan(path: Path) -> Plan:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist", kind="missing") from None
-    rows, keys = [], set()
+    rows: list[PlanRow] = []
+    keys: set[str] = set()
     for n, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = PlanRow.from_json(json.loads(line))
         except json.JSONDecodeError as e:
             raise UserError(f"{path} line {n} is not JSON ({e.msg})", kind="bad_plan") from None
-        needed = {"key", "split", "speech", "ref", "snr_db", "sample_rate", "env_id", "recording", "speaker", "meta"}
-        missing = sorted(needed - row.keys()) if isinstance(row, dict) else sorted(needed)
-        if missing:
-            raise UserError(f"{path} line {n} lacks {', '.join(missing)}", kind="bad_plan")
-        if row["split"] not in SPLITS:
-            raise UserError(f"{path} line {n}: split '{row['split']}' is none of {', '.join(SPLITS)}", kind="bad_plan")
-        if row["key"].casefold() in keys:
-            raise UserError(f"{path} line {n}: key {row['key']} appears twice", kind="duplicate_key")
-        keys.add(row["key"].casefold())
+        except UserError as e:
+            raise UserError(f"{path} line {n} {e}", e.kind) from None
+        if row.split not in SPLITS:
+            raise UserError(f"{path} line {n}: split '{row.split}' is none of {', '.join(SPLITS)}", kind="bad_plan")
+        if row.key.casefold() in keys:
+            raise UserError(f"{path} line {n}: key {row.key} appears twice", kind="duplicate_key")
+        keys.add(row.key.casefold())
         rows.append(row)
     if not rows:
         raise UserError(f"{path} has no rows", kind="bad_plan")
-    return Plan([row for split in SPLITS for row in rows if row["split"] == split])
+    return Plan([row for split in SPLITS for row in rows if row.split == split])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nrdata import audio
-from nrdata.builders.plan import Row
+from nrdata.builders.rows import PlanRow, Stretch
 from nrdata.builders.sources import Source, mono, stretch
 from nrdata.builders.synthesis import augment, rooms
 from nrdata.errors import UserError
@@ -31,11 +31,11 @@ class Sources:
     speech: Mapping[str, Source]
     noise: Mapping[str, Source]
 
-    def of_speech(self, row: Row) -> Source:
-        return self._named(self.speech, row["speaker"], "speech")
+    def of_speech(self, row: PlanRow) -> Source:
+        return self._named(self.speech, row.speaker, "speech")
 
-    def of_noise(self, row: Row) -> Source:
-        return self._named(self.noise, row["env_id"], "noise")
+    def of_noise(self, row: PlanRow) -> Source:
+        return self._named(self.noise, row.env_id, "noise")
 
     def _named(self, sources: Mapping[str, Source], name: str, side: str) -> Source:
         source = name.split("/", 1)[0]
@@ -46,58 +46,56 @@ class Sources:
         return sources[source]
 
 
-def render(row: Row, sources: Sources) -> tuple[Mixture, dict[str, Any]]:
+def render(row: PlanRow, sources: Sources) -> tuple[Mixture, dict[str, Any]]:
     """The mixture of one row, and the fields of its JSON that the sound does not give."""
-    mixture = pair(row, sources) if "noisy" in row else mixed(row, sources)
-    noise = row.get("noise")
-    fields = {
-        "env_id": row["env_id"],
-        "split": row["split"],
-        "speaker": row["speaker"],
-        "recording": row["recording"],
-        "stretch": [noise["start"], noise["stop"]] if noise else UNKNOWN_STRETCH,
-        "meta": row["meta"],
-    }
+    mixture = pair(row, sources) if row.noisy else mixed(row, sources)
+    fields = {name: getattr(row, name) for name in ("env_id", "split", "speaker", "recording", "meta")}
+    fields["stretch"] = [row.noise.start, row.noise.stop] if row.noise else UNKNOWN_STRETCH
     return mixture, fields
 
 
-def mixed(row: Row, sources: Sources) -> Mixture:
+def mixed(row: PlanRow, sources: Sources) -> Mixture:
     """Speech and a stretch of noise at the row's SNR, with the reserved clip of the same unit.
 
     Noise and clip go through the row's filters and room; the clean sound is the whole reverberant speech of that room.
     """
-    rate, noise_path = row["sample_rate"], row["noise"]["path"]
-    noise_source = sources.of_noise(row)
-    clean = stretch(sources.of_speech(row), row["speech"]["path"], row["speech"]["start"], row["speech"]["stop"], rate)
-    noise = stretch(noise_source, noise_path, row["noise"]["start"], row["noise"]["stop"], rate)
-    ref = row["ref"] and stretch(noise_source, noise_path, row["ref"]["start"], row["ref"]["stop"], rate)
-    if chain := row.get("augment"):
-        noise = augment.augmented(noise, chain, rate)
-        ref = None if ref is None else augment.augmented(ref, chain, rate)
-    if room := row.get("room"):
-        of_speech, of_noise = rooms.responses(room, rate)
-        clean, noise = rooms.reverberant(clean, of_speech), rooms.reverberant(noise, of_noise)
-        ref = None if ref is None else rooms.reverberant(ref, of_noise)
-    return mix(clean, noise, row["snr_db"], ref)
+    rate, of_noise, of_speech = row.sample_rate, sources.of_noise(row), sources.of_speech(row)
+    assert row.noise is not None
+    clean, noise = sound(of_speech, row.speech, rate), sound(of_noise, row.noise, rate)
+    ref = None if row.ref is None else sound(of_noise, row.ref, rate)
+    if row.augment:
+        noise = augment.augmented(noise, row.augment, rate)
+        ref = None if ref is None else augment.augmented(ref, row.augment, rate)
+    if row.room:
+        from_speech, from_noise = rooms.responses(row.room, rate)
+        clean, noise = rooms.reverberant(clean, from_speech), rooms.reverberant(noise, from_noise)
+        ref = None if ref is None else rooms.reverberant(ref, from_noise)
+    return mix(clean, noise, row.asked_snr_db, ref)
 
 
-def pair(row: Row, sources: Sources) -> Mixture:
+def sound(source: Source, part: Stretch, rate: int) -> np.ndarray:
+    """Mono float32 (frames,) at `rate`."""
+    return stretch(source, part.path, part.start, part.stop, rate)
+
+
+def pair(row: PlanRow, sources: Sources) -> Mixture:
     """A ready pair: noise = noisy - clean at the rate of the files, then all resampled to the stored rate."""
     source = sources.of_speech(row)
-    (clean, rate), (noisy, noisy_rate) = (source.read(row[side]["path"]) for side in ("speech", "noisy"))
-    for side, found in (("speech", rate), ("noisy", noisy_rate)):
-        expected = row["source_rate"] or rate  # 0: any, as long as both agree
+    assert row.noisy is not None
+    (clean, rate), (noisy, noisy_rate) = source.read(row.speech.path), source.read(row.noisy.path)
+    for path, found in ((row.speech.path, rate), (row.noisy.path, noisy_rate)):
+        expected = row.source_rate or rate
         if found != expected:
-            copies = "; --source-rate 16000 takes copies at that rate" if row["source_rate"] and found == 16000 else ""
-            raise UserError(f"{expected} Hz expected, {found} found in {row[side]['path']}{copies}", kind="wrong_rate")
+            copies = "; --source-rate 16000 takes copies at that rate" if row.source_rate and found == 16000 else ""
+            raise UserError(f"{expected} Hz expected, {found} found in {path}{copies}", kind="wrong_rate")
     if len(clean) != len(noisy):
         raise UserError(f"clean has {len(clean)} samples, noisy {len(noisy)}", kind="length_mismatch")
     if clean.shape[1] != noisy.shape[1]:
         raise UserError(f"clean has {clean.shape[1]} channels, noisy {noisy.shape[1]}", kind="channels_mismatch")
     # The channel or mean that serves for the clean sound is taken of both: subtracting one from the other is no noise.
-    clean, noisy = _same_mono(clean, noisy, row["noisy"]["path"])
-    parts = [audio.resample(x, rate, row["sample_rate"]) for x in (clean, noisy - clean)]
-    ref = row["ref"] and stretch(source, row["ref"]["path"], 0, None, row["sample_rate"])
+    clean, noisy = _same_mono(clean, noisy, row.noisy.path)
+    parts = [audio.resample(x, rate, row.sample_rate) for x in (clean, noisy - clean)]
+    ref = None if row.ref is None else sound(source, row.ref, row.sample_rate)
     return mix(parts[0], parts[1], None, ref)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 
@@ -205,7 +205,7 @@ class Places:
             except UserError as e:
                 raise UserError(str(e).replace(copy.name, f"{place.path.name}:{place.member}"), e.kind) from e
 
-    def _copy(self, place: Place, copy) -> None:
+    def _copy(self, place: Place, copy: IO[bytes]) -> None:
         with _zip_errors(place.path, place.member):
             if place.path not in self.archives:
                 self.archives[place.path] = zipfile.ZipFile(place.path)

@@ -19,7 +19,7 @@ from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import Options, Plan
 from nrdata.builders.render import Sources
 from nrdata.builders.synthesis import scenes, voices
-from nrdata.builders.units import Levels, Unit, usable
+from nrdata.builders.units import Levels, RefusedUnit, Unit, usable
 from nrdata.errors import UserError
 from nrdata.keyed import plan_rng
 
@@ -95,7 +95,7 @@ def _at_rate(side: str, name: str, options: Options) -> np.ndarray:
     return audio.resample(sound(side, name), voices.RATE, options.sample_rate)
 
 
-def _measure(name: str, options: Options) -> tuple[Levels, list[Unit], list[str]]:
+def _measure(name: str, options: Options) -> tuple[Levels, list[Unit], list[RefusedUnit]]:
     x, rate = _at_rate("noise", name, options), options.sample_rate
     levels = Levels.of([x], rate)
     return levels, *usable(levels, lambda start, stop: x[start:stop], rate, options.reserve_seconds)

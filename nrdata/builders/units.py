@@ -39,6 +39,15 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class RefusedUnit:
+    """A piece that cannot be a unit: `kind` too_short, quiet (no sound for a reserve) or loop."""
+
+    number: int
+    reason: str
+    kind: str
+
+
+@dataclass(frozen=True)
 class Levels:
     """Energy of a recording, summed up to each step of 50 ms: the level of any stretch without its samples."""
 
@@ -85,10 +94,11 @@ def reserve_frames(frames: int, sample_rate: int, reserve_seconds: float | None)
     return int(reserve_seconds * sample_rate)
 
 
-def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) -> tuple[list[Unit], list[str]]:
-    """The units of one recording, and a sentence for each piece that cannot be one."""
+def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) -> tuple[list[Unit], list[RefusedUnit]]:
+    """The units of one recording, and the pieces that cannot be one."""
     whole_db = levels.level_db()
-    units, refused = [], []
+    units: list[Unit] = []
+    refused: list[RefusedUnit] = []
     for number, (start, stop) in enumerate(pieces(levels.frames, sample_rate)):
         reserve = reserve_frames(stop - start, sample_rate, reserve_seconds)
         gap = int(GAP_SECONDS * sample_rate) if reserve else 0
@@ -96,7 +106,8 @@ def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) 
         seconds = (stop - start) / sample_rate
         if mixture < int(SHORTEST_SECONDS * sample_rate):
             need = SHORTEST_SECONDS + (gap + reserve) / sample_rate
-            refused.append(f"unit {number}: {seconds:.2f} s long, {need:g} s needed for mixture, gap and reserve")
+            reason = f"{seconds:.2f} s long, {need:g} s needed for mixture, gap and reserve"
+            refused.append(RefusedUnit(number, reason, "too_short"))
             continue
         if not reserve:
             units.append(Unit(number, (start, stop), None))
@@ -105,7 +116,8 @@ def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) 
         clip = (stop - reserve, stop) if at_end else (start, start + reserve)
         under = whole_db - levels.level_db(*clip)
         if under > QUIET_DB:
-            refused.append(f"unit {number}: no sound at either end ({under:.0f} dB under the recording)")
+            reason = f"no sound at either end ({under:.0f} dB under the recording)"
+            refused.append(RefusedUnit(number, reason, "quiet"))
             continue
         units.append(Unit(number, (start, start + mixture) if at_end else (stop - mixture, stop), clip))
     return units, refused
@@ -113,7 +125,7 @@ def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) 
 
 def usable(
     levels: Levels, read: Callable[[int, int], np.ndarray], sample_rate: int, reserve_seconds: float | None = None
-) -> tuple[list[Unit], list[str]]:
+) -> tuple[list[Unit], list[RefusedUnit]]:
     """As `cut`, less the units whose reserve is heard again in their mixture part (a loop, a clockwork): there the
     reference would hold the very noise it is to help against. `read(start, stop)` gives the recording's samples."""
     units, refused = cut(levels, sample_rate, reserve_seconds)
@@ -121,7 +133,8 @@ def usable(
     for unit in units:
         match = unit.reserve and best_match(read(*unit.mixture), read(*unit.reserve), sample_rate)
         if match:
-            refused.append(f"unit {unit.number}: its reserve is heard again in its mixture part ({match})")
+            reason = f"its reserve is heard again in its mixture part ({match})"
+            refused.append(RefusedUnit(unit.number, reason, "loop"))
         else:
             good.append(unit)
     return good, refused

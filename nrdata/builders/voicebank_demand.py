@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import manifests
 from nrdata import audio
-from nrdata.builders.plan import Options, Plan, Refused, Row, number
+from nrdata.builders.plan import Options, Plan, Refused, number
 from nrdata.builders.render import Sources
+from nrdata.builders.rows import PlanRow, Stretch
 from nrdata.builders.sources import Place, Places, find
 from nrdata.errors import UserError
 
@@ -73,11 +75,11 @@ def _places(options: Options) -> Mapping[str, Place]:
 
 def _part(
     part: str,
-    about: dict,
+    about: dict[str, Any],
     log: str,
     clean: set[str],
     noisy: set[str],
-    facts: dict,
+    facts: dict[str, Any],
     options: Options,
     result: Plan,
 ) -> None:
@@ -122,23 +124,19 @@ def _row(
     utterance: str,
     environment: str,
     logged_snr_db: float,
-    facts: dict,
+    facts: dict[str, Any],
     options: Options,
-) -> Row:
+) -> PlanRow:
     speaker = utterance.partition("_")[0]
     env_id = f"{NOISE}/{environment.lower()}"
-    return {
-        "split": "valid" if split == "train" and speaker in facts["valid_speakers"] else split,
-        "speech": {"path": sides["clean"], "start": 0, "stop": None},
-        "noisy": {"path": sides["noisy"], "start": 0, "stop": None},
-        "ref": None,
-        "snr_db": None,
-        "room": None,
-        "augment": None,
-        "sample_rate": options.sample_rate,
-        "source_rate": options.source_rate,
-        "env_id": env_id,
-        "recording": f"{env_id}/{facts['environments'].get(environment.lower(), environment).lower()}",
-        "speaker": f"{SPEECH}/{speaker}",
-        "meta": {"logged_snr_db": logged_snr_db, "utterance": utterance, "noisy": sides["noisy"]},
-    }
+    return PlanRow(
+        split="valid" if split == "train" and speaker in facts["valid_speakers"] else split,
+        speech=Stretch(sides["clean"]),
+        noisy=Stretch(sides["noisy"]),
+        sample_rate=options.sample_rate,
+        source_rate=options.source_rate,
+        env_id=env_id,
+        recording=f"{env_id}/{facts['environments'].get(environment.lower(), environment).lower()}",
+        speaker=f"{SPEECH}/{speaker}",
+        meta={"logged_snr_db": logged_snr_db, "utterance": utterance, "noisy": sides["noisy"]},
+    )

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import manifests
 from nrdata import files, locks
 from nrdata.builders.corpora import layouts
+from nrdata.builders.plan import Refused
 from nrdata.errors import UserError
 from nrdata.fetch import archive, transfer
 
@@ -87,13 +88,14 @@ def _laid_out(source: str, wanted: Sequence[Archive], folder: Path) -> str:
     """What an already unpacked corpus in `folder` comes to; "" where its archives lie there, or nothing of it."""
     if not folder.is_dir() or any((folder / a.name).is_file() for a in wanted):
         return ""
-    if source not in layouts.SIDES:
+    side = manifests.load(source)["side"]
+    if side == "both":
         return f"{len(wanted)} folders" if all((folder / a.stem).is_dir() for a in wanted) else ""
     try:
-        items = layouts.items(source, layouts.SIDES[source], folder) or []
+        items = layouts.items(source, side, folder) or []
     except UserError:  # nothing there: the archives have to be fetched
         return ""
-    return f"{sum('refused' not in e for e in items)} files"
+    return f"{sum(not isinstance(e, Refused) for e in items)} files"
 
 
 def download(

@@ -1,8 +1,8 @@
 """The laws of the reference: which clip goes with which item.
 
-A law takes an item, a pool and a generator and returns a `Source`: the row whose sound is taken, the spans of it that
-are allowed, and how it relates to the item. Choosing the place inside a source is common to all laws: uniform over
-the spans, then over the positions, again while the clip is silent.
+A law draws, from an item, a pool and a generator, a `Source`: the row whose sound is taken and the spans of it that
+are allowed (`clips` chooses the place inside). Beside it stands its shortfall: what a pool cannot serve, known from
+the index alone; a property test holds the two together. `LAWS` is all that the rest of the house knows of a law.
 
     none       no clip: the learned null embedding
     oracle     any crop of the item's own noise                                            overlap
@@ -16,18 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nrdata.errors import UserError
-from nrdata.keyed import CLIP, generator, key_of
-from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.transforms import energy
-
-TRIES = 50
-AUDIBLE_DB = 10.0  # a clip this far under its sample's noise level is drawn again
+from nrdata.sampling.pool import Groups, Pool
 
 
 @dataclass(frozen=True)
@@ -39,18 +33,6 @@ class Item:
     stop: int
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A reference: `[start, stop)` of `field` ("noise" or "ref") of `row`."""
-
-    row: int
-    field: str
-    start: int
-    stop: int
-    mode: str
-    relation: str
-
-
 class Span(NamedTuple):
     field: str
     start: int
@@ -60,15 +42,43 @@ class Span(NamedTuple):
 class Source(NamedTuple):
     row: int
     spans: tuple[Span, ...]
-    relation: str
 
 
-Audible = Callable[[int, str, int, int], float]
+class Unserved(NamedTuple):
+    """Of each row of a pool: how much of it gets no clip, and whether the clip's sound may overlap the item's."""
+
+    missing: np.ndarray  # float (rows,), a share: expected over the crops
+    unknown: np.ndarray  # bool (rows,)
+
+
+@dataclass(frozen=True)
+class Law:
+    """`draw(item, pool, rng)` gives None where there is no clip; `shortfall(pool, crop_samples)` says where that is,
+    `crop_samples` None: whole samples are heard, as in evaluation."""
+
+    draw: Callable[[Item, Pool, np.random.Generator], Source | None]
+    shortfall: Callable[[Pool, int | None], Unserved]
+    relation: str  # of clip and item, as batches and evaluation rows tell it
+    same_place: bool  # the clip was recorded where the item was
+
+
+def none(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
+    """No clip, and none is missing."""
+    return None
+
+
+def none_shortfall(pool: Pool, crop_samples: int | None) -> Unserved:
+    return Unserved(np.zeros(len(pool.rows)), np.zeros(len(pool.rows), bool))
 
 
 def oracle(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
     """The item's own noise, whole: an upper bound with a leak."""
-    return Source(item.row, (Span("noise", 0, int(pool.index.frames[item.row])),), "overlap")
+    return Source(item.row, (Span("noise", 0, int(pool.index.frames[item.row])),))
+
+
+def oracle_shortfall(pool: Pool, crop_samples: int | None) -> Unserved:
+    missing = (pool.index.frames[pool.rows] < pool.min_frames).astype(float)
+    return Unserved(missing, np.zeros(len(missing), bool))
 
 
 def disjoint(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
@@ -79,7 +89,20 @@ def disjoint(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
         Span("noise", 0, item.start - pool.gap_frames),
         Span("noise", item.stop + pool.gap_frames, frames),
     )
-    return Source(item.row, spans, "same-recording")
+    return Source(item.row, spans)
+
+
+def disjoint_shortfall(pool: Pool, crop_samples: int | None) -> Unserved:
+    """Without a reserve: the share of crop positions with under 0.25 s of noise beyond the gap on either side."""
+    frames = pool.index.frames[pool.rows]
+    crop = frames if crop_samples is None else np.minimum(frames, crop_samples)
+    beyond = pool.gap_frames + pool.min_frames
+    positions = frames - crop + 1
+    first_bad = np.maximum(frames - crop - beyond + 1, 0)  # nothing after the crop from here on
+    last_bad = np.minimum(beyond - 1, frames - crop)  # nothing before the crop up to here
+    missing = np.maximum(last_bad - first_bad + 1, 0) / positions
+    missing[pool.index.ref_frames[pool.rows] >= pool.min_frames] = 0
+    return Unserved(missing, np.zeros(len(missing), bool))
 
 
 def env(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
@@ -100,7 +123,7 @@ def env(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
         if found is None:
             return None
         row = found
-    return Source(row, (Span("noise", 0, int(pool.index.frames[row])),), "same-environment")
+    return Source(row, (Span("noise", 0, int(pool.index.frames[row])),))
 
 
 def _other_unit(row: int, pool: Pool, block: np.ndarray, rng: np.random.Generator) -> int | None:
@@ -114,6 +137,49 @@ def _other_unit(row: int, pool: Pool, block: np.ndarray, rng: np.random.Generato
     return None
 
 
+def env_shortfall(pool: Pool, crop_samples: int | None) -> Unserved:
+    env = pool.index.env[pool.rows]
+    in_env = np.where(pool.unknown_env[env], 0, pool.environments.sizes(env))
+    in_recording = pool.recordings.sizes(pool.recording_label(pool.rows))
+    missing, unknown = (in_env == 0).astype(float), np.zeros(len(env), bool)
+    alone = np.flatnonzero((in_env == in_recording) & (in_env > 0))  # no other recording of their environment
+    lone = Groups(alone, env[alone])
+    for code, first, last in zip(lone.labels, lone.start, lone.stop, strict=True):
+        at = lone.rows[first:last]
+        block = pool.environments.rows[slice(*pool.environments.span(code))]
+        apart, perhaps = _served_inside(pool, pool.rows[at], block)
+        missing[at] = ~(apart | perhaps)
+        unknown[at] = perhaps & ~apart
+    return Unserved(missing, unknown)
+
+
+def _served_inside(pool: Pool, items: np.ndarray, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each item: does a row of its only recording surely (`apart`) or perhaps (stretch unknown) hold other sound?
+
+    `pool.apart` and `pool.perhaps_apart` over all pairs in linear time: some stretch ends before the item's begins, or
+    begins after it ends; some row is of another length or level.
+    """
+    start, stop = pool.index.stretch[items].T
+    known = pool.index.stretch[block][pool.index.stretch[block, 0] >= 0]
+    apart = np.zeros(len(items), bool)
+    if len(known):
+        apart = (start >= 0) & ((known[:, 1].min() <= start) | (known[:, 0].max() >= stop))
+    unknown = block[pool.index.stretch[block, 0] < 0]
+    perhaps = np.where(start < 0, _differs(pool, items, block), _differs(pool, items, unknown))
+    return apart, perhaps
+
+
+def _differs(pool: Pool, items: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each item: is there one among `others` of another length or level? True for all where `others` differ."""
+    if len(others) == 0:
+        return np.zeros(len(items), bool)
+
+    frames, level, first = pool.index.frames, pool.index.noise_dbfs, others[0]
+    unlike, varied = ((frames[rows] != frames[first]) | (level[rows] != level[first]) for rows in (items, others))
+    differs: np.ndarray = unlike | varied.any()
+    return differs
+
+
 def mismatch(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
     """Another environment (room variants of the item's own are not another), uniform over environments."""
     places = pool.places
@@ -125,26 +191,39 @@ def mismatch(item: Item, pool: Pool, rng: np.random.Generator) -> Source | None:
     pick = int(rng.integers(others))
     g = pick + 1 if there and pick >= own else pick
     row = int(places.rows[rng.integers(places.start[g], places.stop[g])])
-    return Source(row, (Span("noise", 0, int(pool.index.frames[row])),), "other-environment")
+    return Source(row, (Span("noise", 0, int(pool.index.frames[row])),))
 
 
-LAWS: dict[str, Callable[[Item, Pool, np.random.Generator], Source | None]] = {
-    "oracle": oracle,
-    "disjoint": disjoint,
-    "env": env,
-    "mismatch": mismatch,
+def mismatch_shortfall(pool: Pool, crop_samples: int | None) -> Unserved:
+    place = pool.place_of_env[pool.index.env[pool.rows]]
+    labels = pool.places.labels
+    others = len(labels) - np.isin(place, labels)
+    return Unserved((others == 0).astype(float), np.zeros(len(place), bool))
+
+
+LAWS: dict[str, Law] = {
+    "none": Law(none, none_shortfall, "none", same_place=False),
+    "oracle": Law(oracle, oracle_shortfall, "overlap", same_place=True),
+    "disjoint": Law(disjoint, disjoint_shortfall, "same-recording", same_place=True),
+    "env": Law(env, env_shortfall, "same-environment", same_place=True),
+    "mismatch": Law(mismatch, mismatch_shortfall, "other-environment", same_place=False),
 }
 
 
 @dataclass(frozen=True)
-class Law:
-    """A mixture of modes: `shares` are (mode, probability), adding up to 1."""
+class LawMixture:
+    """A mixture of laws: `shares` are (mode, probability), adding up to 1; a mode is the name of a law."""
 
     shares: tuple[tuple[str, float], ...]
 
     @property
     def modes(self) -> tuple[str, ...]:
         return tuple(mode for mode, _ in self.shares)
+
+    @property
+    def same_place(self) -> bool:
+        """Some of its clips come from the item's own place."""
+        return any(LAWS[mode].same_place for mode in self.modes)
 
     def mode(self, u: float) -> str:
         """The mode at quantile `u` in [0, 1)."""
@@ -158,14 +237,13 @@ class Law:
         return ",".join(f"{m}:{s:g}" for m, s in self.shares) if len(self.shares) > 1 else self.shares[0][0]
 
 
-def parse_law(text: str) -> Law:
+def parse_law(text: str) -> LawMixture:
     """`"env"`, or a mixture `"oracle:0.5,env:0.4,none:0.1"` whose shares add up to 1. Raises `UserError`."""
-    known = ("none", *LAWS)
     shares: dict[str, float] = {}
     for part in text.split(","):
         mode, colon, number = part.strip().partition(":")
-        if mode not in known:
-            raise UserError(f"reference mode {mode!r} in {text!r} is unknown; choose from {', '.join(known)}")
+        if mode not in LAWS:
+            raise UserError(f"reference mode {mode!r} in {text!r} is unknown; choose from {', '.join(LAWS)}")
         if mode in shares:
             raise UserError(f"reference mode {mode!r} stands twice in {text!r}; give it one share")
         if not colon and "," in text:
@@ -179,100 +257,4 @@ def parse_law(text: str) -> Law:
         shares[mode] = share
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise UserError(f"the shares in {text!r} add up to {sum(shares.values()):g}; they must add up to 1")
-    return Law(tuple(shares.items()))
-
-
-def draw_clip(
-    item: Item, pool: Pool, mode: str, ref_frames: int, rng: np.random.Generator, audible: Audible | None = None
-) -> Clip | None:
-    """A clip of `ref_frames` samples under one mode, or None: mode `none`, or the pool cannot serve it.
-
-    Where nothing is as long as asked, the longest there is keeps its length, down to 0.25 s. With `audible`, the place
-    is drawn again while its level is over 10 dB under the row's noise; after 50 tries the loudest is taken.
-    """
-    source = LAWS[mode](item, pool, rng) if mode != "none" else None
-    if source is None:
-        return None
-    longest = max(span.stop - span.start for span in source.spans)
-    if longest < pool.min_frames:
-        return None
-    length = min(ref_frames, longest)
-    spans = [span for span in source.spans if span.stop - span.start >= length]
-    enough = float(pool.index.noise_dbfs[source.row]) - AUDIBLE_DB
-    best, best_level = None, -math.inf
-    for _ in range(TRIES):
-        field, first, last = spans[int(rng.integers(len(spans)))]
-        start = first + int(rng.integers(last - first - length + 1))
-        clip = Clip(source.row, field, start, start + length, mode, source.relation)
-        if audible is None:
-            return clip
-        level = audible(clip.row, clip.field, clip.start, clip.stop)
-        if not level < enough:  # a level of NaN (unknown) accepts
-            return clip
-        if best is None or level > best_level:
-            best, best_level = clip, level
-        if all(span.stop - span.start == length for span in spans) and len(spans) == 1:
-            break  # there is no other place
-    return best
-
-
-def draw_reference(
-    item: Item, pool: Pool, law: Law, ref_frames: int, rng: np.random.Generator, audible: Audible | None = None
-) -> Clip | None:
-    """A mode of `law`, then its clip; None is the null reference."""
-    return draw_clip(item, pool, law.mode(rng.random()), ref_frames, rng, audible)
-
-
-class Listener:
-    """Reads clips and their levels from a data set, each once: a sample that needs a second try is decoded whole."""
-
-    def __init__(self, read: Callable[..., np.ndarray]):
-        self.read = read  # read(row, field, start, stop) -> float32 (stop - start,)
-        self.heard: dict[tuple[int, str, int, int], np.ndarray] = {}
-        self.whole: dict[tuple[int, str], np.ndarray | None] = {}
-
-    def __call__(self, row: int, field: str, start: int, stop: int) -> float:
-        """RMS level in dB (-inf for digital silence)."""
-        sound = self.sound(row, field, start, stop)
-        power = energy(sound) / max(len(sound), 1)
-        return 10 * math.log10(power) if power > 0 else -math.inf
-
-    def sound(self, row: int, field: str, start: int, stop: int) -> np.ndarray:
-        span, member = (row, field, start, stop), (row, field)
-        if span not in self.heard:
-            if member in self.whole:
-                if self.whole[member] is None:
-                    self.whole[member] = self.read(row, field, 0, None)
-                return self.whole[member][start:stop]  # type: ignore[index]
-            self.whole[member] = None
-            self.heard[span] = self.read(row, field, start, stop)
-        return self.heard[span]
-
-    def clip(self, clip: Clip) -> np.ndarray:
-        return self.sound(clip.row, clip.field, clip.start, clip.stop)
-
-
-@lru_cache(maxsize=4)
-def _split_pool(dataset: Any, split: str) -> Pool:
-    return Pool(dataset.index(split), dataset.sample_rate)
-
-
-def evaluation_reference(
-    dataset: Any, split: str, row: int, mode: str, ref_seconds: float, seed: int
-) -> tuple[np.ndarray, Clip] | None:
-    """The reference of one evaluated sample: float32 (ref_frames,) and where it comes from; None: no reference.
-
-    Keyed by (seed, key) and drawn over the whole split, so that neither the order of evaluation nor the other modes
-    matter. The whole sample is heard: `disjoint` can only be the reserved clip. `ref_frames` is less than asked where
-    the source is shorter, never under 0.25 s.
-    """
-    if mode not in ("none", *LAWS):
-        raise UserError(f"reference mode {mode!r} is unknown; choose from none, {', '.join(LAWS)}")
-    if not ref_seconds >= MIN_REF_SECONDS:
-        raise UserError(f"a reference of {ref_seconds:g} s is too short; ask for {MIN_REF_SECONDS} s or more")
-    pool = _split_pool(dataset, split)
-    item = Item(row, 0, int(pool.index.frames[row]))
-    listener = Listener(lambda *clip: dataset.read(split, *clip))
-    rng = generator(key_of("evaluation", seed, bytes(pool.index.key[row])), CLIP)
-    clip = draw_clip(item, pool, mode, round(ref_seconds * pool.sample_rate), rng, listener)
-    return None if clip is None else (listener.clip(clip), clip)
+    return LawMixture(tuple(shares.items()))

@@ -72,13 +72,14 @@ class _Batches:
     def __getitem__(self, at: Position) -> tuple[Position, dict[str, Any] | Exception]:
         import torch
 
+        from_numpy: Any = torch.from_numpy  # share_memory_ has no types
         try:
             batch = self.stream.batch(*at, rank=self.rank, ranks=self.ranks)
         except (UserError, OSError) as e:  # carried to the parent as it is; torch would rebuild it from its text
             return at, e
         parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
         try:  # here, where a failure can be told: in the queue's own thread the batch would be lost without a word
-            shared = {k: torch.from_numpy(v).share_memory_() for k, v in parts.items() if isinstance(v, np.ndarray)}
+            shared = {k: from_numpy(v).share_memory_() for k, v in parts.items() if isinstance(v, np.ndarray)}
         except RuntimeError as e:
             return at, LoaderError(f"no shared memory for a batch ({_shared_memory_mb()} free), {REMEDY}: {e}")
         return at, parts | shared

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nrdata.labels import is_unknown, place_of
+from nrdata.sampling.samples import Columns
 
 MIN_REF_SECONDS = 0.25  # a shorter clip counts as missing
 GAP_SECONDS = 1.0  # between what is heard and a `disjoint` clip of the same noise
@@ -42,11 +43,11 @@ class Groups:
 class Pool:
     """The rows a reference may come from.
 
-    `index` has the columns of `SplitIndex`; `rows` (default: all) are the window's. Rows whose noise is
-    shorter than 0.25 s serve nobody, but may be items. Row numbers are those of `index` everywhere.
+    `rows` (default: all) of `index` are the window's. Rows whose noise is shorter than 0.25 s serve nobody, but may
+    be items. Row numbers are those of `index` everywhere.
     """
 
-    def __init__(self, index: Any, sample_rate: int, rows: np.ndarray | None = None):
+    def __init__(self, index: Columns, sample_rate: int, rows: np.ndarray | None = None):
         self.index = index
         self.sample_rate = sample_rate
         self.min_frames = round(MIN_REF_SECONDS * sample_rate)
@@ -75,7 +76,8 @@ class Pool:
         start, stop = self.index.stretch[row]
         stretch = self.index.stretch[others]
         known = (start >= 0) & (stretch[:, 0] >= 0) & (others != row)
-        return known & ((stretch[:, 1] <= start) | (stretch[:, 0] >= stop))
+        apart: np.ndarray = known & ((stretch[:, 1] <= start) | (stretch[:, 0] >= stop))
+        return apart
 
     def perhaps_apart(self, row: int, others: np.ndarray) -> np.ndarray:
         """Which of `others` may hold other sound: a stretch is unknown, but it is not the same noise over again.
@@ -85,4 +87,5 @@ class Pool:
         index = self.index
         unknown = (index.stretch[row, 0] < 0) | (index.stretch[others, 0] < 0)
         differs = (index.frames[others] != index.frames[row]) | (index.noise_dbfs[others] != index.noise_dbfs[row])
-        return unknown & differs & (others != row)
+        perhaps: np.ndarray = unknown & differs & (others != row)
+        return perhaps

@@ -11,21 +11,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, generator, key_of
-from nrdata.sampling.laws import Item, Law, Listener, draw_clip, parse_law
+from nrdata.sampling.clips import Listener, draw_clip
+from nrdata.sampling.laws import Item, LawMixture, parse_law
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
+from nrdata.sampling.samples import Columns
 
 Sample = dict[str, Any]
 
 
 @dataclass
 class _Stage:
-    law: Law
+    law: LawMixture
     seed: int
     pool_size: int
     ref_seconds: float
@@ -89,7 +91,7 @@ def _sound(sample: Sample, field: str) -> tuple[np.ndarray, int]:
     return decoded
 
 
-def _columns(samples: list[Sample], sample_rate: int) -> SimpleNamespace:
+def _columns(samples: list[Sample], sample_rate: int) -> Columns:
     """The index columns that a `Pool` reads, for samples in memory."""
     facts = [_facts(sample) for sample in samples]
     for sample in samples:
@@ -101,7 +103,7 @@ def _columns(samples: list[Sample], sample_rate: int) -> SimpleNamespace:
     env_names, env = np.unique([fact["env_id"] for fact in facts], return_inverse=True)
     recordings = [fact.get("recording", fact["env_id"]) for fact in facts]
     recording_names, recording = np.unique(recordings, return_inverse=True)
-    return SimpleNamespace(
+    columns = SimpleNamespace(
         key=np.array([sample["__key__"] for sample in samples]),
         env=env, env_names=env_names.tolist(),
         recording=recording, recording_names=recording_names.tolist(),
@@ -110,6 +112,7 @@ def _columns(samples: list[Sample], sample_rate: int) -> SimpleNamespace:
         frames=np.array([len(_sound(sample, "noise")[0]) for sample in samples]),
         ref_frames=np.array([len(_sound(sample, "ref")[0]) if "ref.flac" in sample else 0 for sample in samples]),
     )  # fmt: skip
+    return cast(Columns, columns)
 
 
 def _facts(sample: Sample) -> dict[str, Any]:

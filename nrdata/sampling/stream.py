@@ -9,7 +9,7 @@ sound do not depend on the law, the dropout or the length of the reference: each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from nrdata.errors import UserError
 from nrdata.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
 from nrdata.options import check, option
 from nrdata.sampling import transforms
-from nrdata.sampling.laws import Item, Listener, draw_clip, parse_law
+from nrdata.sampling.clips import Listener, draw_clip
+from nrdata.sampling.laws import Item, parse_law
 from nrdata.sampling.order import Order
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
+from nrdata.sampling.samples import Samples
 from nrdata.sampling.shortfall import Shortfall, check_law, refuse_shortfall
 
 EQ_SHARE = 0.5  # of remixed items are in an invented environment
@@ -30,7 +32,7 @@ PARTNERS = 4  # noise rows tried for one that is as long as the speech
 @dataclass(frozen=True)
 class StreamConfig:
     batch_size: int = option(help="Items of the global batch.", at_least=1)
-    crop_frames: int = option(help="Samples of an item; shorter ones are padded with zeros at their end.", at_least=1)
+    crop_samples: int = option(help="Samples of an item; shorter ones are padded with zeros at their end.", at_least=1)
     law: str = option("none", "A mode, or a mixture such as disjoint:0.5,env:0.2,none:0.3.")
     ref_seconds: float | tuple[float, float] = option(
         1.0, "Length of the clip, or a range drawn per batch.", at_least=MIN_REF_SECONDS, unit="s"
@@ -67,8 +69,8 @@ class StreamConfig:
 
 @dataclass
 class Batch:
-    noisy: np.ndarray  # float32 (B, crop_frames), zeros after `frames`
-    clean: np.ndarray  # float32 (B, crop_frames)
+    noisy: np.ndarray  # float32 (B, crop_samples), zeros after `frames`
+    clean: np.ndarray  # float32 (B, crop_samples)
     frames: np.ndarray  # int64 (B,) valid samples
     ref: np.ndarray  # float32 (B, R), zeros after `ref_frames`; R = 0 under the law "none"
     ref_frames: np.ndarray  # int64 (B,); 0: the null reference
@@ -97,7 +99,7 @@ class Heard(NamedTuple):
 class Stream:
     """Batches of one split of a data set. Raises `UserError` where the law cannot be served (see `on_missing_ref`)."""
 
-    def __init__(self, dataset: Any, split: str, config: StreamConfig):
+    def __init__(self, dataset: Samples, split: str, config: StreamConfig):
         self.dataset, self.split, self.config = dataset, split, config
         self.index = dataset.index(split)
         if len(self.index.key) == 0:
@@ -108,7 +110,7 @@ class Stream:
         self.order = Order(self.key, np.bincount(self.index.shard), config.window)
         self.pool = Pool(self.index, dataset.sample_rate)
         self._pools: dict[tuple[int, int], Pool] = {}
-        self.shortfalls: list[Shortfall] = check_law(self.pool, self.law, config.crop_frames)
+        self.shortfalls: list[Shortfall] = check_law(self.pool, self.law, config.crop_samples)
         if config.on_missing_ref == "refuse":
             refuse_shortfall(self.shortfalls)
 
@@ -130,7 +132,7 @@ class Stream:
             raise IndexError(f"no batch ({epoch}, {index}) for rank {rank} of {ranks}")
         size = config.batch_size // ranks
         width = self._ref_frames(epoch, index)
-        noisy, clean = np.zeros((2, size, config.crop_frames), np.float32)  # at once: half the page faults
+        noisy, clean = np.zeros((2, size, config.crop_samples), np.float32)  # at once: half the page faults
         batch = Batch(
             noisy=noisy,
             clean=clean,
@@ -151,16 +153,14 @@ class Stream:
         heard = self._remixed(epoch, position, row, pool) if self.config.remix else self._stored(epoch, position, row)
         frames = len(heard.noisy)
         batch.noisy[i, :frames], batch.clean[i, :frames], batch.frames[i] = heard.noisy, heard.clean, frames
-        mode, relation = self._law(epoch, position), "none"
-        if mode != "none":
-            listener = Listener(self._read)
-            rng = generator(self.key, CLIP, epoch, position)
-            clip = draw_clip(heard.item, pool, mode, batch.ref.shape[1], rng, listener)
-            if clip is not None:
-                sound, relation = listener.clip(clip), clip.relation
-                if heard.eq_db is not None:
-                    sound = transforms.apply_eq(sound, heard.eq_db, self.dataset.sample_rate)
-                batch.ref[i, : len(sound)], batch.ref_frames[i] = sound, len(sound)
+        mode, relation, listener = self._law(epoch, position), "none", Listener(self._read)
+        rng = generator(self.key, CLIP, epoch, position)
+        clip = draw_clip(heard.item, pool, mode, batch.ref.shape[1], rng, listener)
+        if clip is not None:
+            sound, relation = listener.clip(clip), clip.relation
+            if heard.eq_db is not None:
+                sound = transforms.apply_eq(sound, heard.eq_db, self.dataset.sample_rate)
+            batch.ref[i, : len(sound)], batch.ref_frames[i] = sound, len(sound)
         batch.mode.append(mode)
         batch.relation.append(relation)
         batch.env_id.append(self.index.env_names[self.index.env[heard.item.row]])
@@ -201,7 +201,7 @@ class Stream:
 
     def _clean_crop(self, rng: np.random.Generator, row: int) -> tuple[int, int, np.ndarray]:
         """(start, stop, clean): a uniform crop; where that is digital silence, one with sound in it."""
-        frames, crop = int(self.index.frames[row]), self.config.crop_frames
+        frames, crop = int(self.index.frames[row]), self.config.crop_samples
         start = transforms.crop_start(frames, crop, rng)
         clean = self._read(row, "clean", start, min(start + crop, frames))
         if frames > crop and not clean.any():

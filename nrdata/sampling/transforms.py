@@ -18,18 +18,18 @@ EQ_RANGE_DB = 10.0
 EQ_LOWEST_HZ = 60.0
 
 
-def crop_start(frames: int, crop_frames: int, rng: np.random.Generator) -> int:
-    """A uniform start of `crop_frames` in `frames` samples; 0 where the sample is not longer."""
-    return int(rng.integers(frames - crop_frames + 1)) if frames > crop_frames else 0
+def crop_start(frames: int, crop_samples: int, rng: np.random.Generator) -> int:
+    """A uniform start of `crop_samples` in `frames` samples; 0 where the sample is not longer."""
+    return int(rng.integers(frames - crop_samples + 1)) if frames > crop_samples else 0
 
 
-def sounding_start(sound: np.ndarray, crop_frames: int, rng: np.random.Generator) -> int | None:
+def sounding_start(sound: np.ndarray, crop_samples: int, rng: np.random.Generator) -> int | None:
     """The start of a crop that is not digital silence, around a random sample that is not zero; None: all is zero."""
     sounding = np.flatnonzero(sound)
     if len(sounding) == 0:
         return None
-    start = int(sounding[rng.integers(len(sounding))]) - int(rng.integers(crop_frames))
-    return min(max(start, 0), max(len(sound) - crop_frames, 0))
+    start = int(sounding[rng.integers(len(sounding))]) - int(rng.integers(crop_samples))
+    return min(max(start, 0), max(len(sound) - crop_samples, 0))
 
 
 def noise_gain(clean: np.ndarray, noise: np.ndarray, snr_db: float) -> float:

@@ -1,7 +1,7 @@
 """The ladder of references: what clip a mode shows the system, from none to the noise of the mixture itself.
 
-A rung is a base and perhaps a treatment, `disjoint+mp3`. The bases `oracle`, `disjoint`, `env` and `mismatch` are the
-laws of `nrdata.sampling.laws`; the others are made here:
+A rung is a base and perhaps a treatment, `disjoint+mp3`. Bases are the laws of `nrdata.sampling.laws`, and those made
+here:
 
 none      no reference            white      white noise           leak:DB   the `disjoint` clip with speech of the same
 zeros     digital silence         spectrum   stationary noise with           speaker, another utterance, at that speech-
@@ -26,9 +26,9 @@ from nrdata.audio.mel import to_hertz, to_mel
 from nrdata.errors import UserError
 from nrdata.keyed import rung_rng
 from nrdata.labels import is_unknown
-from nrdata.sampling.laws import evaluation_reference
+from nrdata.sampling.clips import evaluation_reference
+from nrdata.sampling.laws import LAWS
 
-LAWS = ("mismatch", "env", "disjoint", "oracle")
 MADE = ("none", "zeros", "white", "spectrum")
 TREATMENTS = ("eq", "mp3")
 EQ_DEVIATION_DB = 6.0  # of the equaliser at each of its knots, an octave apart
@@ -47,7 +47,9 @@ class Rung:
     @property
     def law(self) -> str | None:
         """The law its clip is drawn by; None where it needs none."""
-        return self.base if self.base in LAWS else "disjoint" if self.base in ("leak", "spectrum") else None
+        if self.base in ("leak", "spectrum"):
+            return "disjoint"
+        return None if self.base in MADE else self.base
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class ShownClip:
     distance_db: float | None = None
 
 
+def bases() -> tuple[str, ...]:
+    """All bases but `leak:DB`, from no reference to the noise of the mixture itself: the laws' table read upwards."""
+    return (*MADE, *(mode for mode in reversed(LAWS) if mode not in MADE))
+
+
 def parse_rung(mode: str) -> Rung:
     """`"disjoint+eq"`, `"leak:-5"` ... Raises `UserError` naming the modes there are."""
     base, _, treatment = mode.partition("+")
@@ -72,11 +79,11 @@ def parse_rung(mode: str) -> Rung:
         except ValueError:
             leak_db = math.nan
         base = "leak"
-    known = base in LAWS + MADE or (leak_db is not None and math.isfinite(leak_db))
+    known = base in bases() or (leak_db is not None and math.isfinite(leak_db))
     treated = "+" not in mode or (treatment in TREATMENTS and base not in ("none", "zeros"))
     if not (known and treated):
         raise UserError(
-            f"mode {mode!r}: choose from {', '.join(MADE + LAWS)}, leak:DB, and with +eq or +mp3 what has sound", "mode"
+            f"mode {mode!r}: choose from {', '.join(bases())}, leak:DB, and with +eq or +mp3 what has sound", "mode"
         )
     return Rung(base, leak_db, treatment)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrmodel.evaluation.metrics import METRICS
-from nrmodel.evaluation.rungs import LAWS, MADE
+from nrmodel.evaluation.rungs import bases
 
 IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "sampler", "seed")  # of a row, in the order of rows.jsonl
 CONTROLS = ("clean", "noise")  # systems whose rows are the negative controls: what the model is given instead of noisy
@@ -158,7 +158,7 @@ def averaged(same: Sequence[Row]) -> Row:
 def _place(setting: Setting) -> tuple[Any, ...]:
     """Noisy first, then our models, then the others; modes as the ladder goes up, treated clips behind it."""
     system, mode = setting.system, setting.mode
-    ladder = (*MADE, *LAWS)
+    ladder = bases()
     rung = ladder.index(mode) if mode in ladder else len(ladder)
     ours = system.startswith("nr:")
     return (system != "noisy", not ours, system, setting.nfe, rung, mode, setting.ref_seconds, setting.sampler)

@@ -106,7 +106,7 @@ def sensitivity(
 ) -> dict[str, Any]:
     """How far enhanced files move when the clip is exchanged, RMS of the change over RMS of the output in dB, medians;
     the same sampler noise."""
-    from nrdata.sampling.laws import evaluation_reference
+    from nrdata.sampling.clips import evaluation_reference
 
     count = len(dataset.index(split).key)
     changes: dict[str, list[float]] = {"disjoint_none": [], "disjoint_mismatch": []}

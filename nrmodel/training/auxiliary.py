@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nrdata.labels import is_unknown, place_of
+from nrdata.sampling.laws import LAWS
 from nrdata.sampling.stream import Batch
 from nrmodel.model import Model
 
 TEMPERATURE = 0.1
-OF_THE_PLACE = frozenset({"overlap", "same-recording", "same-environment"})  # relations
 
 
 def consistency(model: Model, x0: Tensor, y: Tensor, t: Tensor, z_r: Tensor, samples: Tensor, heard: Tensor) -> Tensor:
@@ -70,5 +70,6 @@ def pairs_of(batch: Batch, device: torch.device) -> Pairs:
     invented = np.array(batch.invented, dtype=bool)
     alike = (np.array(own)[:, None] == own) & ~invented[:, None] & ~invented
     same = alike | (item[:, None] == item)
-    anchor = np.array([relation in OF_THE_PLACE for relation in batch.relation])
+    of_the_place = {law.relation for law in LAWS.values() if law.same_place}
+    anchor = np.array([relation in of_the_place for relation in batch.relation])
     return Pairs(*(torch.from_numpy(a).to(device) for a in (same, place[:, None] != place, anchor)))

@@ -95,7 +95,7 @@ class TrainConfig:
         check(self)
         if self.lambda_env:
             law = parse_law(self.ref_mode)
-            if law.modes != ("none",) and not {"oracle", "disjoint", "env"} & set(law.modes):
+            if law.modes != ("none",) and not law.same_place:
                 raise UserError(f"lambda_env ties clips to their own environment: {self.ref_mode} gives none of it")
             if self.freeze_encoder or self.batch_size < 2:
                 why = "freeze_encoder" if self.freeze_encoder else "batches of one item"

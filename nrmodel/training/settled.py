@@ -113,7 +113,7 @@ def stream_config(config: TrainConfig, model_config: ModelConfig) -> StreamConfi
     """What the stream is asked for. The crop gives exactly `crop_frames` STFT frames."""
     return StreamConfig(
         batch_size=config.batch_size,
-        crop_frames=(optimisation(config, model_config).crop_frames - 1) * model_config.spectrogram.hop,
+        crop_samples=(optimisation(config, model_config).crop_frames - 1) * model_config.spectrogram.hop,
         law=config.ref_mode,
         ref_seconds=ref_range(config),
         ref_dropout=config.ref_dropout,  # the stream drops none where the law itself names none

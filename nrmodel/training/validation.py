@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from nrdata.keyed import validation_rng
-from nrdata.sampling.laws import evaluation_reference, parse_law
+from nrdata.sampling.clips import evaluation_reference
+from nrdata.sampling.laws import parse_law
 from nrdata.sampling.stream import Stream, StreamConfig
 from nrmodel.config import ModelConfig
 from nrmodel.training.step import batch_loss, draw
@@ -31,7 +32,7 @@ class Validation:
         rows = len(dataset.index(self.split).key)
         self.rows = np.unique(np.linspace(0, rows - 1, min(FILES, rows)).astype(int))
         size = min(8, rows)
-        config = StreamConfig(size, stream.crop_frames, law=self.mode or "none", on_missing_ref="none", seed=1)
+        config = StreamConfig(size, stream.crop_samples, law=self.mode or "none", on_missing_ref="none", seed=1)
         self.batch = Stream(dataset, self.split, config).batch(0, 0)
 
     def run(self, model: Any) -> dict[str, Any]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-import manifests
-from nrdata.builders.corpora.layouts import Entry, files, refuse
+from nrdata.builders.corpora.layouts import files
+from nrdata.builders.entries import Entry
+from nrdata.builders.plan import Refused
 
 
-def items(root: Path) -> Iterator[Entry]:
-    facts = manifests.load("librispeech")
+def items(root: Path, facts: dict[str, Any]) -> Iterator[Entry | Refused]:
     for path, parts in files(root):
         if len(parts) < 4 or parts[-4] not in facts["parts"]:
-            yield refuse(path, f"it lies in none of {', '.join(facts['parts'])}")
+            yield Refused(path, f"it lies in none of {', '.join(facts['parts'])}", "layout")
             continue
         part, speaker, chapter, _ = parts[-4:]
         if PurePosixPath(path).stem.split("-")[:-1] != [speaker, chapter]:
-            yield refuse(path, f"its name is not {speaker}-{chapter}-<utterance>")
+            yield Refused(path, f"its name is not {speaker}-{chapter}-<utterance>", "layout")
             continue
-        yield {"path": path, "speaker": speaker, "split": facts["parts"][part], "license": facts["license"]}
+        yield Entry(path, speaker=speaker, split=facts["parts"][part], license=facts["license"])

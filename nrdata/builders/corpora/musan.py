@@ -9,29 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-import manifests
-from nrdata.builders.corpora.layouts import Entry, files, refuse
-from nrdata.builders.folders import identifier
+from nrdata.builders.corpora.layouts import files
+from nrdata.builders.entries import Entry, identifier
+from nrdata.builders.plan import Refused
 
 
-def items(root: Path) -> Iterator[Entry]:
-    facts = manifests.load("musan")
+def items(root: Path, facts: dict[str, Any]) -> Iterator[Entry | Refused]:
     for path, parts in files(root):
         part = parts[-3] if len(parts) > 2 else ""
         stem = PurePosixPath(path).stem
         number = re.search(r"-(\d+)$", stem)
         if part in ("music", "speech"):
-            yield refuse(path, f"MUSAN's {part} is not its noise", "not_drawn")
+            yield Refused(path, f"MUSAN's {part} is not its noise", "not_drawn")
         elif part != "noise" or not number:
-            yield refuse(path, "not noise/<source>/<name>-<number>.wav")
+            yield Refused(path, "not noise/<source>/<name>-<number>.wav", "layout")
         else:
             name = identifier(stem)
             split = facts["tens"][int(number[1]) // 10 % 10]
-            yield {
-                "path": path,
-                "environment": name,
-                "recording": name,
-                "split": split,
-                "license": facts["license"],
-            }
+            yield Entry(path, environment=name, recording=name, split=split, license=facts["license"])

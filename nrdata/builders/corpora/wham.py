@@ -11,35 +11,31 @@ import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-import manifests
-from nrdata.builders.corpora.layouts import Entry, files, refuse
-from nrdata.builders.folders import identifier
+from nrdata.builders.corpora.layouts import files
+from nrdata.builders.entries import Entry, identifier
+from nrdata.builders.plan import Refused
 from nrdata.errors import UserError
 
 WSJ_MIXTURE = re.compile(r"\w{8}_-?[\d.]+_\w{8}_-?[\d.]+(sp\d+)?")
 
 
-def items(root: Path) -> Iterator[Entry]:
-    facts = manifests.load("wham")
+def items(root: Path, facts: dict[str, Any]) -> Iterator[Entry | Refused]:
     told = _metadata(root)
     for path, parts in files(root):
         part, stem = parts[-2], PurePosixPath(path).stem
         if part not in facts["folders"]:
-            yield refuse(path, f"it lies in none of {', '.join(facts['folders'])}")
+            yield Refused(path, f"it lies in none of {', '.join(facts['folders'])}", "layout")
             continue
         place = told.get((part, stem)) if told else _named(stem)
         if place is None:
             reason = f"noise_meta_{part}.csv does not name it" if told else "metadata/noise_meta_*.csv is not there"
-            yield refuse(path, reason, "no_line")
+            yield Refused(path, reason, "no_line")
             continue
-        yield {
-            "path": path,
-            "environment": place[0],
-            "recording": place[1],
-            "split": facts["folders"][part],
-            "license": facts["license"],
-        }
+        yield Entry(
+            path, environment=place[0], recording=place[1], split=facts["folders"][part], license=facts["license"]
+        )
 
 
 def _metadata(root: Path) -> dict[tuple[str, str], tuple[str, str]]:

@@ -9,8 +9,7 @@ silent room: nothing from outside of it is heard in its reverberation, so that m
 from __future__ import annotations
 
 import functools
-import json
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,7 +28,22 @@ T60_TRIES, ROOM_TRIES = 10, 60
 RUMBLE_HZ = 20.0  # images all add up at 0 Hz, which no room does
 FILTER_DELAY = 40  # samples: half of the fractional delay filter, before every path
 
-Room = dict[str, Any]
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Room:
+    """Everything that a response is computed from, and what came of it."""
+
+    size_m: Point
+    microphone_m: Point
+    speech_m: Point
+    noise_m: Point
+    absorption: float
+    order: int  # of images
+    asked_t60_s: float
+    seed: int
+    measured_t60_s: tuple[float, float] = field(default=(0.0, 0.0), compare=False)  # of speech and of noise
 
 
 def draw(rng: np.random.Generator, t60_s: tuple[float, float], sample_rate: int) -> Room:
@@ -47,7 +61,7 @@ def draw(rng: np.random.Generator, t60_s: tuple[float, float], sample_rate: int)
                 continue
             measured = [t60(h, sample_rate) for h in responses(room, sample_rate)]
             if all(abs(m - asked) <= TOLERANCE * asked for m in measured):
-                return {**room, "measured_t60_s": [round(m, 3) for m in measured]}
+                return replace(room, measured_t60_s=(round(measured[0], 3), round(measured[1], 3)))
     raise UserError(
         f"--t60 {low:g}:{high:g}: no room of {SMALLEST_M[0]:g} to {LARGEST_M[0]:g} m has such a reverberation time: "
         f"ask for seconds between {SHORTEST_T60:g} and {LONGEST_T60:g}",
@@ -71,16 +85,8 @@ def _candidate(rng: np.random.Generator, asked: float) -> Room | None:
         return None
     if order > HIGHEST_ORDER:
         return None
-    return {
-        "size_m": size.tolist(),
-        "microphone_m": microphone.tolist(),
-        "speech_m": speech.tolist(),
-        "noise_m": noise.tolist(),
-        "absorption": round(float(absorption), 4),
-        "order": order,
-        "asked_t60_s": asked,
-        "seed": seed,
-    }
+    size_m, microphone_m, speech_m, noise_m = (tuple(p.tolist()) for p in (size, microphone, speech, noise))
+    return Room(size_m, microphone_m, speech_m, noise_m, round(float(absorption), 4), order, asked, seed)
 
 
 def responses(room: Room, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,27 +95,26 @@ def responses(room: Room, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     The direct path stands at its geometric delay, distance / c * sample_rate. Raises `UserError` where a plan asks for
     more than 60 orders of images.
     """
-    if room["order"] > HIGHEST_ORDER:
-        raise UserError(f"a room of image order {room['order']}: at most {HIGHEST_ORDER} are simulated", kind="room")
-    return _simulated(json.dumps(room, sort_keys=True), sample_rate)
+    if room.order > HIGHEST_ORDER:
+        raise UserError(f"a room of image order {room.order}: at most {HIGHEST_ORDER} are simulated", kind="room")
+    return _simulated(room, sample_rate)
 
 
 @functools.lru_cache(maxsize=256)
-def _simulated(room_json: str, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+def _simulated(room: Room, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     import pyroomacoustics
     from scipy.signal import butter, sosfilt
 
-    room = json.loads(room_json)
-    with seeded(room["seed"]):
+    with seeded(room.seed):
         box = pyroomacoustics.ShoeBox(
-            room["size_m"],
+            room.size_m,
             fs=sample_rate,
-            materials=pyroomacoustics.Material(room["absorption"]),
-            max_order=room["order"],
+            materials=pyroomacoustics.Material(room.absorption),
+            max_order=room.order,
         )
-        box.add_source(room["speech_m"])
-        box.add_source(room["noise_m"])
-        box.add_microphone(room["microphone_m"])
+        box.add_source(room.speech_m)
+        box.add_source(room.noise_m)
+        box.add_microphone(room.microphone_m)
         box.compute_rir()
     high_pass = butter(2, RUMBLE_HZ, "highpass", fs=sample_rate, output="sos")
     speech, noise = (sosfilt(high_pass, h[FILTER_DELAY:]) for h in box.rir[0])
@@ -128,4 +133,5 @@ def reverberant(x: np.ndarray, response: np.ndarray) -> np.ndarray:
     """x float (frames,) heard through the response: float64 (frames,), what comes after its end is cut off."""
     from scipy.signal import fftconvolve
 
-    return fftconvolve(x.astype(np.float64), response)[: len(x)]
+    heard: np.ndarray = fftconvolve(x.astype(np.float64), response)[: len(x)]
+    return heard
