@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from nrmodel.config import ModelConfig
 from nrmodel.network.compact import CompactConfig, CompactNetwork
 from nrmodel.network.ncsnpp import NCSNpp
 from nrmodel.network.reference import Reference
+
+log = logging.getLogger(__name__)
 
 LEVEL = 0.1  # the loudness that a wave is brought to
 _SILENCE = 1e-7
@@ -113,7 +116,9 @@ class Model(nn.Module):
         from nrmodel.diffusion import sampler
 
         choose = sampler.published if self.published_sampler else sampler.for_budget
-        return choose(nfe or self.nfe, self)
+        name, sample = choose(nfe or self.nfe, self)
+        log.debug("sampler %s for %d calls", name, nfe or self.nfe)
+        return name, sample
 
     @torch.inference_mode()
     def enhance_window(
@@ -197,6 +202,7 @@ def load(path: str | Path) -> Model:
             raise UserError(f"{path} holds neither best.safetensors nor model.safetensors: is it a run folder?")
         path = found[0]
     tensors, config, metadata = checkpoint.read_model(path)
+    log.info("model %s: %s, %s, sha256 %s", path, config.preset, config.conditioning, metadata["sha256"][:8])
     model = Model(config)
     checkpoint.load_into(model, tensors, path)
     model.digest = metadata["sha256"]
