@@ -117,3 +117,20 @@ def test_every_room_is_on_the_page_and_on_no_other() -> None:
     rooms = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "nrdata").glob("*/*.py")}
     rooms |= {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "nrmodel").glob("*/*.py")}
     assert set(re.findall(r"^\| `(\w+/\w+)` \|", PAGE, re.M)) == rooms - {"nrmodel/pretrained"}
+
+
+def test_every_module_has_tests_that_a_reader_finds() -> None:
+    """By the name of the module or of its folder, else by a line in tests/README.md."""
+    tests = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    lines = re.findall(r"^\| (`.*) \| (`.*) \|$", (ROOT / "tests" / "README.md").read_text(encoding="utf-8"), re.M)
+    named = {place for places, _ in lines for place in re.findall(r"`([^`]+)`", places)}
+    assert {name for _, files in lines for name in re.findall(r"`([^`]+)`", files)} <= tests
+    assert [place for place in named if not (ROOT / place).exists()] == []
+    homeless = []
+    for path in modules().values():
+        inside = path.relative_to(ROOT)
+        places = {place.as_posix() for place in (inside, *inside.parents)}
+        by_name = {f"test_{path.stem}.py", f"test_{path.parent.name}.py"}
+        if path.name != "__init__.py" and not by_name & tests and not places & named:
+            homeless.append(inside.as_posix())
+    assert homeless == []
