@@ -58,6 +58,7 @@ for folder in ("nrdata", "nrmodel", "cli", "tests", "benchmarks"):
         if new != text:
             path.write_text(new, encoding="utf-8")
 
+edit("tests/README.md", (r"\| `nrdata/builders/corpora`, ", "| `nrdata/manifests.py`, `nrdata/builders/corpora`, "))
 edit("tests/test_house.py", (r'LEVELS = \{"manifests": 0, ', "LEVELS = {"))
 edit(
     "pyproject.toml",
