@@ -12,7 +12,7 @@ SOURCE ?= synthetic
 REF_MODE ?= disjoint:0.5,env:0.2,none:0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint shards train eval-mismatch enhance bench results clean
+.PHONY: help setup demo test check lowest lint shards train eval-mismatch enhance bench results clean
 
 help: ## this map
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,7 +31,10 @@ test: setup ## the tests (a few minutes)
 	$(PY) -m pytest
 
 check: setup lint ## everything: linters, types, tests, slow tests
-	$(PY) -m pytest -m "slow or not slow"
+	$(PY) -m pytest -m "not lowest"
+
+lowest: setup ## tests on the oldest versions allowed, in a folder of their own (gigabytes)
+	$(PY) -m pytest -m lowest
 
 lint: setup ## ruff and mypy
 	$(VENV)/bin/ruff check .

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import select
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -83,8 +85,30 @@ def _version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
 
 @click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
-def cli() -> None:
+@click.option("-v", "--verbose", count=True, help="Tell what is opened, chosen and resumed; -vv: each shard and file.")
+@click.pass_context
+def cli(ctx: click.Context, verbose: int) -> None:
     """Noise references for diffusion speech enhancement: build data, train, find out, enhance."""
+    ctx.with_resource(_told([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]))
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(0, self.format(record))
+
+
+@contextlib.contextmanager
+def _told(level: int) -> Iterator[None]:
+    """What the packages log, from `level` on, as lines on stderr while a command runs."""
+    handler, loggers = _Lines(), [logging.getLogger(name) for name in ("nrdata", "nrmodel")]
+    for logger in loggers:
+        logger.setLevel(level)
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
 
 
 def _on_sigterm(signum: int, frame: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from nrmodel.diffusion.sampler import Noise, Sample
 from nrmodel.enhancement.enhance import enhance_array
 from nrmodel.network.conditioning import conditioning
 from nrmodel.network.reference import Reference
+
+log = logging.getLogger(__name__)
 
 LEVEL = 0.1  # the loudness that a wave is brought to
 _SILENCE = 1e-7
@@ -116,7 +119,9 @@ class Model(nn.Module):
 
     def sampler(self, nfe: int | None = None, sampler: str = "budget") -> tuple[str, Sample]:
         """(name, sampler) for a number of calls; `sampler` as in `nrmodel.diffusion.choice`."""
-        return choose(sampler, nfe or self.nfe, self.config)
+        name, sample = choose(sampler, nfe or self.nfe, self.config)
+        log.debug("sampler %s for %d calls", name, nfe or self.nfe)
+        return name, sample
 
     @torch.inference_mode()
     def enhance_window(
@@ -186,6 +191,7 @@ def load(path: str | Path) -> Model:
             raise UserError(f"{path} holds neither best.safetensors nor model.safetensors: is it a run folder?")
         path = found[0]
     tensors, config, metadata = checkpoint.read_model(path)
+    log.info("model %s: %s, %s, sha256 %s", path, config.preset, config.conditioning, metadata["sha256"][:8])
     model = Model(config)
     checkpoint.load_into(model, tensors, path)
     model.digest = metadata["sha256"]

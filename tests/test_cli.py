@@ -183,3 +183,14 @@ def test_printable_text_is_printable_and_plain_text_unchanged(text):
 
 def test_bytes_that_are_no_text_are_shown_as_such():
     assert printable(os.fsdecode(b"a\x1b\n\xff\x00")) == "a\\x1b\\x0a\\xff\\x00"
+
+
+@pytest.mark.parametrize(("more", "told"), [(["-vv"], ["model", "sampler"]), (["-v"], ["model"]), ([], [])])
+def test_verbose_tells_what_is_silent_otherwise(tmp_path, capsys, more, told):
+    checkpoint = tiny_checkpoint(tmp_path)
+    sf.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(8000), 16000)
+    argv = ["enhance", str(tmp_path / "a.wav"), "--out", str(tmp_path / "o"), "--checkpoint", str(checkpoint)]
+    assert run([*more, *argv, "--nfe", "1"]) == 0
+    words = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert all(line[0] == "nr:" for line in words)
+    assert [line[1] for line in words if line[1] in ("model", "sampler")] == told

@@ -1,4 +1,5 @@
-"""What the pages say runs: their Python blocks on the small data set, their command lines as far as parsing goes."""
+"""What the pages say runs: their Python blocks on the small data set, their command lines as far as parsing goes.
+The links between pages lead somewhere."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from stand_ins import tiny_checkpoint
 from cli.main import COMMANDS, cli
 
 ROOT = Path(__file__).parents[1]
-# The contracts' blocks are signatures, no programs.
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "contracts.md")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of a page in a language ("": those that name none)."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(.*?)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
 
 
 def command_lines(page: Path) -> Iterator[str]:
@@ -57,6 +58,12 @@ def faults(line: str) -> list[str]:
 def test_command_lines_exist(page):
     wrong = {line: found for line in command_lines(page) if (found := faults(line))}
     assert not wrong
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_what_does_not_exist_is_found():

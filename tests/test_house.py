@@ -1,8 +1,10 @@
-"""The floor plan: no circle among modules, no import upwards. Imports inside functions and for type checkers count."""
+"""The floor plan: no circle among modules, no import upwards. Imports inside functions and for type checkers count.
+docs/house.md tells it, and is held to it."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -80,13 +82,55 @@ def test_no_import_upwards() -> None:
     assert upwards == []
 
 
+def reached(name: str, graph: dict[str, set[str]]) -> set[str]:
+    """All that a module imports, at whatever distance, and itself."""
+    found, waiting = set(), [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += graph[module]
+    return found
+
+
 @pytest.mark.parametrize("name", ["nrdata.builders.units", "nrdata.sampling.laws", "nrmodel.diffusion.sampler"])
 def test_a_part_does_not_drag_the_network_along(name: str) -> None:
     """Cutting noise into units or drawing a clip needs neither transfers nor addresses."""
-    graph, reached, waiting = imports(modules()), set(), [name]
-    while waiting:
-        module = waiting.pop()
-        if module not in reached:
-            reached.add(module)
-            waiting += graph[module]
-    assert not [module for module in reached if module.startswith("nrdata.fetch")]
+    assert not [module for module in reached(name, imports(modules())) if module.startswith("nrdata.fetch")]
+
+
+PAGE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("way", "imports_go"), [("sample", "up"), ("clip", "down")])
+def test_a_way_through_the_house_is_short_and_leads_one_way(way: str, imports_go: str) -> None:
+    told = PAGE.split(f"## The way of a {way}")[1].split("\n## ")[0]
+    stations = [path.removesuffix(".py").replace("/", ".") for path in re.findall(r"^ +\d  (\S+\.py)", told, re.M)]
+    graph = imports(modules())
+    assert 3 < len(stations) <= 8 and set(stations) <= graph.keys()
+    below = stations if imports_go == "up" else stations[::-1]
+    wrong = [f"{a} -> {b}" for i, a in enumerate(below) for b in below[i + 1 :] if b in reached(a, graph)]
+    assert wrong == []
+
+
+def test_every_room_is_on_the_page_and_on_no_other() -> None:
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "nrdata").glob("*/*.py")}
+    rooms |= {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "nrmodel").glob("*/*.py")}
+    assert set(re.findall(r"^\| `(\w+/\w+)` \|", PAGE, re.M)) == rooms - {"nrmodel/pretrained"}
+
+
+def test_every_module_has_tests_that_a_reader_finds() -> None:
+    """By the name of the module or of its folder, else by a line in tests/README.md."""
+    tests = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    lines = re.findall(r"^\| (`.*) \| (`.*) \|$", (ROOT / "tests" / "README.md").read_text(encoding="utf-8"), re.M)
+    named = {place for places, _ in lines for place in re.findall(r"`([^`]+)`", places)}
+    assert {name for _, files in lines for name in re.findall(r"`([^`]+)`", files)} <= tests
+    assert [place for place in named if not (ROOT / place).exists()] == []
+    homeless = []
+    for path in modules().values():
+        inside = path.relative_to(ROOT)
+        places = {place.as_posix() for place in (inside, *inside.parents)}
+        by_name = {f"test_{path.stem}.py", f"test_{path.parent.name}.py"}
+        if path.name != "__init__.py" and not by_name & tests and not places & named:
+            homeless.append(inside.as_posix())
+    assert homeless == []

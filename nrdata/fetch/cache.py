@@ -9,6 +9,7 @@ between processes.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import time
@@ -20,6 +21,8 @@ from typing import IO
 from nrdata import files, locks
 from nrdata.errors import UserError
 from nrdata.fetch import transfer
+
+log = logging.getLogger(__name__)
 
 DEFAULT_GB = 100.0
 TOUCH_SECONDS = 60.0  # the time of the last use is noted this finely
@@ -43,6 +46,7 @@ class Cache:
         """
         path = self.folder / digest
         file = self._held(path, size, again)
+        log.debug("cache %s %s %s", self.folder, "lacks" if file is None else "holds", digest[:12])
         while file is None:
             self._fill(path, size, fetch)
             file = self._held(path, size, False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 import tempfile
@@ -27,6 +28,8 @@ from nrdata.store.manifest import NAME, Manifest, Shard, parse_manifest
 from nrdata.store.shard import index_path
 
 ADDRESS = re.compile(r"(https?|s3)://", re.IGNORECASE)
+log = logging.getLogger(__name__)
+
 AT_ONCE = 8  # index files that are asked for at a time
 
 
@@ -103,6 +106,7 @@ def open_remote(address: str) -> tuple[Remote, Manifest]:
     with _downloaded(remote._fetch(url, None)) as part:
         data = part.read_bytes()
     manifest = parse_manifest(data, url)
+    log.info("%s: shards go through the cache %s", address, shards.folder)
     folder = cache.base_folder() / "sets" / hashlib.sha256(address.encode() + b"\n" + data).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     return Remote(address, folder, shards), manifest

@@ -7,6 +7,7 @@ closed behind it, so that handles neither leak nor travel between processes.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import warnings
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from nrdata.store.triplet import Triplet
 
 if TYPE_CHECKING:
     from nrdata.sampling.stream import Stream
+
+log = logging.getLogger(__name__)
 
 FIELDS = {"clean": 0, "noise": 2, "noisy": 3, "ref": 4}  # -> column of the members' places, as in MEMBERS
 
@@ -288,6 +291,7 @@ def open(*folders: str | Path) -> DataSet:
             opened.append((remote.folder, _choose(remote.address, manifest, only)))
         else:
             opened.append((place, _choose(place, read_manifest(place), only)))
+        log.info("data set %s: %s", place, ", ".join(opened[-1][1].splits))
     rates = {manifest.sample_rate: place for place, (_, manifest) in zip(parts, opened, strict=True)}
     if len(rates) > 1:
         found = ", ".join(f"{folder}: {rate} Hz" for rate, folder in rates.items())
