@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nrdata.errors import UserError
-from nrdata.store.facts import BAD_ROW, MEMBERS, IndexRow, parse_row
+from nrdata.store.facts import BAD_ROW, MEMBERS, REQUIRED, parse_fields
 from nrdata.store.manifest import Shard
 from nrdata.store.shard import index_path
 from nrdata.store.tar import ShardFault
-
-CHUNK = 64  # rows put into the columns at once
-NO_PLACE = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -72,57 +69,48 @@ def load_index(shards: Sequence[tuple[Path, Shard]], split: str, prefixes: Seque
         if index_path(path).stat().st_size < shard.samples:  # before memory is taken for as many
             raise ShardFault(path.name, "", "count", f"the index cannot hold {shard.samples} rows")
     n = sum(shard.samples for _, shard in shards)
-    names = {name: _Names() for name in ("env_id", "recording", "speaker")}
-    codes = {name: np.zeros(n, np.int32) for name in (*names, "shard")}
+    environments, recordings, speakers = _Names(), _Names(), _Names()
+    env, recording, speaker, shard_code = (np.zeros(n, np.int32) for _ in range(4))
     key, stretch = np.zeros(n, "S16"), np.zeros((n, 2), np.int64)
     snr_db, noise_dbfs = np.zeros(n, np.float32), np.zeros(n, np.float32)
     frames, ref_frames = np.zeros(n, np.int64), np.zeros(n, np.int64)
     offset, size, crc = (np.zeros((n, len(MEMBERS)), kind) for kind in (np.int64, np.int32, np.uint32))
-    start = 0
+    row = 0
     for number, ((path, shard), prefix) in enumerate(zip(shards, prefixes, strict=True)):
-        first, stop = start, start + shard.samples
-        for rows in _chunks(index_path(path), split):
-            here = slice(start, start + len(rows))
-            if here.stop > stop:
-                raise ShardFault(path.name, "", "count", f"the index has more than {shard.samples} rows")
-            keys = np.array([(prefix + row.key).encode() for row in rows])
-            if keys.dtype.itemsize > key.dtype.itemsize:
-                key = key.astype(f"S{keys.dtype.itemsize + 8}")
-            key[here], codes["shard"][here] = keys, number
-            for column, known in names.items():
-                codes[column][here] = [known.code(getattr(row, column)) for row in rows]
-            stretch[here] = [row.stretch for row in rows]
-            snr_db[here], noise_dbfs[here] = [row.snr_db for row in rows], [row.noise_dbfs for row in rows]
-            frames[here], ref_frames[here] = [row.frames for row in rows], [row.ref_frames for row in rows]
-            flat = [n for row in rows for member in MEMBERS for n in row.members.get(member, NO_PLACE)]
-            places = np.array(flat, np.int64).reshape(len(rows), len(MEMBERS), 3)
-            offset[here], size[here], crc[here] = np.moveaxis(places, 2, 0)
-            start = here.stop
-        if start != stop:
-            raise ShardFault(path.name, "", "count", f"{shard.samples} samples expected, {start - first} in the index")
-    (env, env_names), (recording, recording_names), (speaker, speaker_names) = (
-        names[column].sort(codes[column]) for column in names
-    )
+        index = index_path(path)
+        stop = row + shard.samples
+        with index.open("rb") as file:
+            for line_number, line in enumerate(file, 1):
+                if row == stop:
+                    raise ShardFault(path.name, "", "count", f"the index has more than {shard.samples} rows")
+                try:
+                    data = parse_fields(line)
+                    name = (prefix + data["key"]).encode("ascii")
+                    if data["split"] != split:
+                        raise ValueError(f"split {data['split']}")
+                    stretch[row] = data["stretch"]
+                    snr_db[row], noise_dbfs[row] = data["snr_db"], data["noise_dbfs"]
+                    frames[row], ref_frames[row] = data["frames"], data["ref_frames"]
+                    env[row] = environments.code(data["env_id"])
+                    recording[row] = recordings.code(data["recording"])
+                    speaker[row] = speakers.code(data["speaker"])
+                    for i, member in enumerate(MEMBERS):
+                        if i < len(REQUIRED) or member in data["members"]:
+                            offset[row, i], size[row, i], crc[row, i] = data["members"][member]
+                except BAD_ROW as e:
+                    raise ShardFault(index.name, "", "index", f"line {line_number} cannot be read ({e})") from e
+                if len(name) > key.dtype.itemsize:
+                    key = key.astype(f"S{len(name) + 8}")
+                key[row], shard_code[row] = name, number
+                row += 1
+        if row != stop:
+            raise ShardFault(
+                path.name, "", "count", f"{shard.samples} samples expected, {row - stop + shard.samples} in the index"
+            )
+    env, env_names = environments.sort(env)
+    recording, recording_names = recordings.sort(recording)
+    speaker, speaker_names = speakers.sort(speaker)
     return SplitIndex(
         key, env, env_names, recording, recording_names, speaker, speaker_names, stretch, snr_db, noise_dbfs,
-        frames, ref_frames, codes["shard"], [path for path, _ in shards], offset, size, crc,
+        frames, ref_frames, shard_code, [path for path, _ in shards], offset, size, crc,
     )  # fmt: skip
-
-
-def _chunks(index: Path, split: str) -> Iterator[list[IndexRow]]:
-    """The rows of an index file, some at a time: numpy takes columns quicker than numbers."""
-    rows: list[IndexRow] = []
-    with index.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = parse_row(line)
-                if row.split != split:
-                    raise ValueError(f"split {row.split}")
-            except BAD_ROW as e:
-                raise ShardFault(index.name, "", "index", f"line {number} cannot be read ({e})") from e
-            rows.append(row)
-            if len(rows) == CHUNK:
-                yield rows
-                rows = []
-    if rows:
-        yield rows
