@@ -20,7 +20,7 @@ def to_mono(x: np.ndarray) -> np.ndarray:
         return x.astype(np.float32, copy=False)
     if x.shape[1] == 1:
         return x[:, 0].astype(np.float32)
-    mono = x.mean(axis=1, dtype=np.float64).astype(np.float32)
+    mono: np.ndarray = x.mean(axis=1, dtype=np.float64).astype(np.float32)
     if x.size:
         level, mean_level = rms_dbfs(x.ravel()), rms_dbfs(mono)
         if level > -120 and mean_level < level - 30:
@@ -35,7 +35,8 @@ def resample(x: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
         return x.astype(np.float32, copy=False)
     import soxr
 
-    return soxr.resample(x.astype(np.float32, copy=False), rate_in, rate_out, quality="VHQ").astype(np.float32)
+    y: np.ndarray = soxr.resample(x.astype(np.float32, copy=False), rate_in, rate_out, quality="VHQ")
+    return y.astype(np.float32)
 
 
 def energy(x: np.ndarray, square_in: type[np.floating] = np.float64) -> float:

@@ -101,7 +101,7 @@ def _leak(kind: str, splits: str, examples: list[str]) -> Leak | None:
 
 
 def _key(index: SplitIndex, row: int) -> str:
-    return index.key[row].decode()
+    return bytes(index.key[row]).decode()
 
 
 def _digests(dataset: DataSet, split: str) -> dict[str, dict[bytes, int]]:

@@ -63,7 +63,11 @@ TYPES = {"env_id": str, "split": str, "speaker": str, "recording": str, "stretch
 
 
 def index_row(key: str, facts: SampleFacts, members: dict[str, Place]) -> IndexRow:
-    return IndexRow(key, *(getattr(facts, name) for name in IndexRow._fields[1:-1]), members)
+    f = facts
+    return IndexRow(
+        key, f.env_id, f.split, f.speaker, f.recording, f.stretch, f.snr_db, f.sample_rate, f.frames, f.ref_frames,
+        f.noise_dbfs, members,
+    )  # fmt: skip
 
 
 def parse_facts(data: bytes) -> SampleFacts:

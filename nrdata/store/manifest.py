@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nrdata import files
 from nrdata.errors import UserError
@@ -65,6 +65,9 @@ class Manifest:
     fingerprint: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
+
+
+Record = TypeVar("Record", Shard, Environment, Manifest)
 
 
 def fingerprint(splits: dict[str, list[str]]) -> str:
@@ -140,7 +143,7 @@ def _parse(data: Any) -> Manifest:
     return manifest
 
 
-def _checked(record: Any) -> Any:
+def _checked(record: Record) -> Record:
     """A dataclass whose plain fields are of the type they are declared with, numbers not negative."""
     types: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": (int, float)}
     for f in fields(record):

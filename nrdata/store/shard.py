@@ -66,7 +66,7 @@ class ShardWriter:
         ref_frames = 0 if mixture.ref16 is None else len(mixture.ref16)
         facts = SampleFacts(
             **{name: fields[name] for name in ("env_id", "split", "speaker", "recording")},
-            stretch=(int(fields["stretch"][0]), int(fields["stretch"][1])),
+            stretch=tuple(int(t) for t in fields["stretch"]),  # type: ignore[arg-type]  # two: parse_facts sees to it
             snr_db=round(mixture.snr_db, 4) + 0.0,  # no "-0.0"
             sample_rate=self.sample_rate,
             frames=len(mixture.clean16),
