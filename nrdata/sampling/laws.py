@@ -17,14 +17,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from nrdata.audio.levels import energy
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, generator, key_of
+from nrdata.protocols import Samples
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.transforms import energy
 
 TRIES = 50
 AUDIBLE_DB = 10.0  # a clip this far under its sample's noise level is drawn again
@@ -234,7 +235,7 @@ class Listener:
     def __call__(self, row: int, field: str, start: int, stop: int) -> float:
         """RMS level in dB (-inf for digital silence)."""
         sound = self.sound(row, field, start, stop)
-        power = energy(sound) / max(len(sound), 1)
+        power = energy(sound, np.float32) / max(len(sound), 1)
         return 10 * math.log10(power) if power > 0 else -math.inf
 
     def sound(self, row: int, field: str, start: int, stop: int) -> np.ndarray:
@@ -253,12 +254,12 @@ class Listener:
 
 
 @lru_cache(maxsize=4)
-def _split_pool(dataset: Any, split: str) -> Pool:
+def _split_pool(dataset: Samples, split: str) -> Pool:
     return Pool(dataset.index(split), dataset.sample_rate)
 
 
 def evaluation_reference(
-    dataset: Any, split: str, row: int, mode: str, ref_seconds: float, seed: int
+    dataset: Samples, split: str, row: int, mode: str, ref_seconds: float, seed: int
 ) -> tuple[np.ndarray, Clip] | None:
     """The reference of one evaluated sample: float32 (ref_frames,) and where it comes from; None: no reference.
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
+from nrdata.protocols import Samples
 from nrdata.sampling import transforms
 from nrdata.sampling.laws import Item, Listener, draw_clip, parse_law
 from nrdata.sampling.order import Order
@@ -104,7 +105,7 @@ class Heard(NamedTuple):
 class Stream:
     """Batches of one split of a data set. Raises `UserError` where the law cannot be served (see `on_missing_ref`)."""
 
-    def __init__(self, dataset: Any, split: str, config: StreamConfig):
+    def __init__(self, dataset: Samples, split: str, config: StreamConfig):
         self.dataset, self.split, self.config = dataset, split, config
         self.index = dataset.index(split)
         if len(self.index.key) == 0:
