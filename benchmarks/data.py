@@ -28,7 +28,7 @@ from nrdata.builders.synthesis.voices import utterance, voice
 from nrdata.sampling.stream import Stream, StreamConfig
 from nrdata.sampling.transforms import decode_audio
 from nrdata.store.dataset import DataSet
-from nrdata.store.manifest import write_manifest
+from nrdata.store.gather import write_manifest
 from nrdata.store.shard import ShardWriter
 from nrdata.store.triplet import mix
 from nrmodel.diffusion.spectrogram import Spectrogram

@@ -26,7 +26,7 @@ import numpy as np
 import nrdata
 from nrdata.keyed import key_of
 from nrdata.sampling.order import Order
-from nrdata.store.dataset import load_index
+from nrdata.store.index import load_index
 from nrdata.store.manifest import NAME, Shard, read_manifest
 
 SAMPLES, PER_SHARD, BATCH = 10**8, 256, 1024  # of the data set that is worked out; PER_SHARD as nr build-shards has it

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrdata.store.manifest import write_manifest
+from nrdata.store.gather import write_manifest
 from nrdata.store.shard import ShardWriter
 from nrdata.store.triplet import mix
 

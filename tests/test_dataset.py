@@ -19,8 +19,10 @@ from test_shard import MIXTURE
 import nrdata
 from nrdata.checks.verify import verify
 from nrdata.errors import UserError
-from nrdata.store.dataset import default_folder, load_index
-from nrdata.store.manifest import NAME, Shard, write_manifest
+from nrdata.store.dataset import default_folder
+from nrdata.store.gather import write_manifest
+from nrdata.store.index import load_index
+from nrdata.store.manifest import NAME, Shard
 from nrdata.store.shard import ShardFault, ShardWriter, index_path, read_index
 
 
@@ -256,8 +258,7 @@ def test_default_folder(tmp_path, tiny_dataset):
 
 
 def test_decoded_members_kept_in_memory_are_the_same_sound(tiny_dataset):
-    plain, keeping = nrdata.open(tiny_dataset), nrdata.open(tiny_dataset)
-    keeping.keep_decoded = True
+    plain, keeping = nrdata.open(tiny_dataset), nrdata.open(tiny_dataset, keep_decoded=True)
     for field in ("clean", "noise", "noisy", "ref"):
         for crop in ((0, None), (100, 5000), (7, 9)):
             assert np.array_equal(plain.read("train", 1, field, *crop), keeping.read("train", 1, field, *crop))

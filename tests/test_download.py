@@ -380,9 +380,9 @@ def test_what_lies_in_the_source_dir_is_checked_unpacked_and_not_fetched(server,
 
 
 def test_two_downloads_into_one_folder_do_not_meet(server, tmp_path):
-    with locks.held(tmp_path / ".download.lock", ""):
-        with pytest.raises(UserError, match="another nr download") as failure:
-            get(wish(server, "good"), tmp_path)
+    lock = locks.held(tmp_path / ".download.lock", "")
+    with lock, pytest.raises(UserError, match="another nr download") as failure:
+        get(wish(server, "good"), tmp_path)
     assert failure.value.kind == "locked"
 
 

@@ -16,7 +16,8 @@ from test_shard import MIXTURE
 import nrdata
 from cli.main import run
 from nrdata.checks.inspect import contents, mean_spectra, write_card
-from nrdata.store.manifest import NAME, write_manifest
+from nrdata.store.gather import write_manifest
+from nrdata.store.manifest import NAME
 from nrdata.store.shard import ShardWriter
 
 

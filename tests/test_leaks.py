@@ -15,7 +15,7 @@ from cli.main import run
 from nrdata import audio
 from nrdata.audio.match import best_match
 from nrdata.checks.leaks import distinct, find_leaks, thinned
-from nrdata.store.manifest import write_manifest
+from nrdata.store.gather import write_manifest
 from nrdata.store.shard import ShardWriter
 from nrdata.store.triplet import mix
 

@@ -64,9 +64,9 @@ def names(folder: Path) -> list[str]:
 def test_another_process_is_refused_and_told_who_holds_it(tmp_path, without):
     lock = tmp_path / "lock"
     with holding(lock, without) as process:
-        with pytest.raises(UserError, match=rf"at work in x \(process {process.pid} on .*\): wait for it") as failure:
-            with locks.held(lock, "another is at work in x"):
-                pass
+        told = rf"at work in x \(process {process.pid} on .*\): wait for it"
+        with pytest.raises(UserError, match=told) as failure, locks.held(lock, "another is at work in x"):
+            pass
         assert failure.value.kind == "locked"
     with locks.held(lock, "") as before:
         assert before is None
@@ -85,9 +85,9 @@ def test_a_killed_holder_is_followed_at_once(tmp_path, without):
 
 def test_those_who_share_keep_out_who_does_not(tmp_path, without):
     lock = tmp_path / "lock"
-    with holding(lock, without, "shared"), locks.held(lock, "", shared=True):
-        with pytest.raises(UserError, match="locked out"), locks.held(lock, "locked out"):
-            pass
+    both = holding(lock, without, "shared"), locks.held(lock, "", shared=True)
+    with both[0], both[1], pytest.raises(UserError, match="locked out"), locks.held(lock, "locked out"):
+        pass
     with locks.held(lock, ""), pytest.raises(UserError, match="shut"), locks.held(lock, "shut", shared=True):
         pass
 
@@ -166,9 +166,9 @@ def test_a_record_counts_while_its_process_lives(tmp_path, monkeypatch, facts, s
         with locks.held(tmp_path / "lock", "in use") as before:
             assert before is not None and not path.exists()
     else:
-        with pytest.raises(UserError, match=rf"in use \(process .*remove {path} if it is gone"):
-            with locks.held(tmp_path / "lock", "in use"):
-                pass
+        told = rf"in use \(process .*remove {path} if it is gone"
+        with pytest.raises(UserError, match=told), locks.held(tmp_path / "lock", "in use"):
+            pass
         assert path.exists()
     assert names(tmp_path) == [] if goes else [path.name]
 

@@ -13,7 +13,8 @@ from test_shard import MIXTURE
 from nrdata.errors import UserError
 from nrdata.files import sha256
 from nrdata.store import card
-from nrdata.store.manifest import NAME, fingerprint, read_manifest, write_manifest
+from nrdata.store.gather import write_manifest
+from nrdata.store.manifest import NAME, fingerprint, read_manifest
 from nrdata.store.shard import ShardWriter
 from nrdata.store.triplet import mix
 

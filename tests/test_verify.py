@@ -15,7 +15,8 @@ from cli.main import run
 from nrdata import audio
 from nrdata.checks.verify import verify
 from nrdata.store import shard
-from nrdata.store.manifest import NAME, write_manifest
+from nrdata.store.gather import write_manifest
+from nrdata.store.manifest import NAME
 from nrdata.store.shard import ShardWriter, build_index, index_path, write_index
 from nrdata.store.triplet import Mixture
 

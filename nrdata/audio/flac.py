@@ -20,7 +20,7 @@ def encode_flac(x: np.ndarray, sample_rate: int) -> bytes:
     return memory.getvalue()
 
 
-class _ReadOnce(sf.SoundFile):
+class _ReadOnce(sf.SoundFile):  # type: ignore[misc]  # soundfile has no types
     """After a read, soundfile seeks to where it already is if it can; in FLAC that costs an eighth of a crop."""
 
     def seekable(self) -> bool:
@@ -47,7 +47,7 @@ def decode_flac(data: bytes, start: int = 0, stop: int | None = None, dtype: str
                 raise UserError(f"samples {start} to {end} asked for, {sound.frames} stored", kind="too_short")
             if start:
                 sound.seek(start)
-            x = sound.read(end - start, dtype=dtype)
+            x: np.ndarray = sound.read(end - start, dtype=dtype)
     except (sf.LibsndfileError, AssertionError, RuntimeError) as e:
         raise UserError(f"FLAC cannot be decoded ({reason(e)})", kind="unreadable") from e
     if len(x) != end - start:

@@ -39,7 +39,8 @@ def resample(x: np.ndarray, rate_in: int, rate_out: int) -> np.ndarray:
         return x.astype(np.float32, copy=False)
     import soxr
 
-    return soxr.resample(x.astype(np.float32, copy=False), rate_in, rate_out, quality="VHQ").astype(np.float32)
+    y: np.ndarray = soxr.resample(x.astype(np.float32, copy=False), rate_in, rate_out, quality="VHQ")
+    return y.astype(np.float32)
 
 
 def energy(x: np.ndarray, square_in: type[np.floating] = np.float64) -> float:

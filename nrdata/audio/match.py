@@ -49,7 +49,8 @@ def whiten(x: np.ndarray, sample_rate: int) -> np.ndarray:
 def _flatten(x: np.ndarray) -> np.ndarray:
     """Divide by the running RMS level; what lies 40 dB under the loudest, or in the last bits, stays small."""
     power = _running_mean(x.astype(np.float64) ** 2, LEVEL_WINDOW)
-    return (x / np.sqrt(np.maximum(power, max(1e-4 * float(power.max()), FLOOR**2)))).astype(np.float32)
+    flat: np.ndarray = x / np.sqrt(np.maximum(power, max(1e-4 * float(power.max()), FLOOR**2)))
+    return flat.astype(np.float32)
 
 
 def _running_mean(x: np.ndarray, width: int) -> np.ndarray:
@@ -57,7 +58,8 @@ def _running_mean(x: np.ndarray, width: int) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(x)])
     at = np.arange(len(x))
     low, high = np.maximum(at - width // 2, 0), np.minimum(at + width // 2 + 1, len(x))
-    return (total[high] - total[low]) / (high - low)
+    mean: np.ndarray = (total[high] - total[low]) / (high - low)
+    return mean
 
 
 def compare(a: np.ndarray, b: np.ndarray, a_spectrum: np.ndarray, b_spectrum: np.ndarray, size: int) -> Match | None:
@@ -83,8 +85,9 @@ def _windowed(a: np.ndarray, b: np.ndarray, lag: int) -> float:
     x, y = a[start + lag : stop + lag].astype(np.float64), b[start:stop].astype(np.float64)
 
     def sums(z: np.ndarray) -> np.ndarray:
-        total = np.concatenate([[0.0], np.cumsum(z)])
-        return total[WINDOW:] - total[:-WINDOW]
+        total: np.ndarray = np.concatenate([[0.0], np.cumsum(z)])
+        of_window: np.ndarray = total[WINDOW:] - total[:-WINDOW]
+        return of_window
 
     floor = QUIET * WINDOW  # a second of near silence proves nothing
     energies = np.maximum(sums(x * x), floor) * np.maximum(sums(y * y), floor)

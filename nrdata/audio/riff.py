@@ -7,8 +7,9 @@ import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from nrdata.errors import UserError
 
@@ -35,7 +36,7 @@ class Patched(io.RawIOBase):
                 data[self.at + i - start] = byte
         return bytes(data)
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -63,7 +64,7 @@ def check(file: IO[bytes], path: Path) -> tuple[int, bytes] | None:
     return None
 
 
-def _chunks(file: IO[bytes], at: int, end: int, order: str):
+def _chunks(file: IO[bytes], at: int, end: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """(name, offset of the data, declared size) of the chunks in [at, end)."""
     while at + 8 <= end:
         file.seek(at)

@@ -30,7 +30,8 @@ from nrdata.builders.rows import PlanRow
 from nrdata.builders.variants import vary
 from nrdata.errors import UserError
 from nrdata.progress import Progress
-from nrdata.store.manifest import NAME, write_manifest
+from nrdata.store.gather import write_manifest
+from nrdata.store.manifest import NAME
 from nrdata.store.shard import ShardFault, ShardWriter, build_index, index_path, read_index, write_index
 
 SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")

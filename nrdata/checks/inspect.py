@@ -13,10 +13,11 @@ from nrdata.errors import UserError
 from nrdata.fetch.remote import is_address
 from nrdata.progress import Progress
 from nrdata.store import card
-from nrdata.store.dataset import DataSet, SplitIndex
+from nrdata.store.dataset import DataSet
 from nrdata.store.dataset import open as open_dataset
+from nrdata.store.facts import REQUIRED, load_json
+from nrdata.store.index import SplitIndex
 from nrdata.store.manifest import NAME, read_manifest, tars
-from nrdata.store.shard import MEMBERS, load_json
 from nrdata.store.tar import members
 
 BIN_DB = 2.5  # of the SNR histogram
@@ -27,7 +28,7 @@ JSON_FIELDS = ("env_id", "split", "speaker", "recording", "stretch", "snr_db", "
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitContents:
     """One split: totals, and `environments[env_id] = (samples, minutes, recordings)`."""
 
     samples: int
@@ -49,7 +50,7 @@ class Contents:
     has_ref: bool
     fingerprint: str
     ref_seconds: list[float]  # lengths of the reserved clips, shortest and longest; [] where there are none
-    splits: dict[str, Part]
+    splits: dict[str, SplitContents]
 
 
 def contents(folder: Path | str) -> Contents:
@@ -72,7 +73,7 @@ def contents(folder: Path | str) -> Contents:
     )
 
 
-def _part(dataset: DataSet, index: SplitIndex) -> Part:
+def _part(dataset: DataSet, index: SplitIndex) -> SplitContents:
     n = len(index.env_names)
     samples = np.bincount(index.env, minlength=n)
     minutes = np.bincount(index.env, weights=index.frames, minlength=n) / dataset.sample_rate / 60
@@ -81,7 +82,7 @@ def _part(dataset: DataSet, index: SplitIndex) -> Part:
     low, high = np.floor(index.snr_db.min() / BIN_DB), np.floor(index.snr_db.max() / BIN_DB) + 1
     edges = np.arange(low, high + 1) * BIN_DB
     counts, _ = np.histogram(index.snr_db, edges)
-    return Part(
+    return SplitContents(
         len(index),
         float(index.frames.sum()) / dataset.sample_rate / 3600,
         len(index.speaker_names),
@@ -113,7 +114,7 @@ def what_is_missing(path: Path) -> str:
                 except ValueError:
                     data = None
                 lacking = [name for name in JSON_FIELDS if not isinstance(data, dict) or name not in data]
-    absent = [name for name in MEMBERS[:4] if name not in suffixes]
+    absent = [name for name in REQUIRED if name not in suffixes]
     if not absent and not lacking:
         folder = tar.parent
         what = f"{tar} is a shard" if path.is_file() else f"{path} has shards but no {NAME}"
@@ -133,7 +134,7 @@ def logged_deviations(folder: Path | str) -> tuple[int, list[str]]:
         index = dataset.index(split)
         with Progress(len(index), f"logs of {split} read") as progress:
             for row in range(len(index)):
-                claim = dataset.meta(split, row)["meta"].get("logged_snr_db")
+                claim = dataset.facts(split, row).meta.get("logged_snr_db")
                 progress.advance()
                 if claim is None:
                     continue

@@ -17,8 +17,9 @@ import numpy as np
 
 from nrdata.audio.match import RATE, best_match, compare, fft_size, whiten
 from nrdata.progress import Progress
-from nrdata.store.dataset import DataSet, SplitIndex
+from nrdata.store.dataset import DataSet
 from nrdata.store.dataset import open as open_dataset
+from nrdata.store.index import SplitIndex
 
 BLOCK = 512  # sounds held at once: 0.5 MiB each at 5 s
 SHOWN = 3  # examples a line
@@ -100,7 +101,7 @@ def _leak(kind: str, splits: str, examples: list[str]) -> Leak | None:
 
 
 def _key(index: SplitIndex, row: int) -> str:
-    return index.key[row].decode()
+    return bytes(index.key[row]).decode()
 
 
 def _digests(dataset: DataSet, split: str) -> dict[str, dict[bytes, int]]:
@@ -140,7 +141,7 @@ def _references(dataset: DataSet, split: str) -> Iterator[str]:
     """Samples whose reserved clip overlaps their mixture: as their JSON says, or as the sound says."""
     index = dataset.index(split)
     for row in np.flatnonzero(index.ref_frames).tolist():
-        stretch, told = index.stretch[row], dataset.meta(split, row)["meta"].get("ref_stretch", [-1, -1])
+        stretch, told = index.stretch[row], dataset.facts(split, row).meta.get("ref_stretch", [-1, -1])
         key = _key(index, row)
         if stretch[0] >= 0 and told[0] >= 0 and told[0] < stretch[1] and stretch[0] < told[1]:
             yield f"{key} (stretch {told})"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,8 +19,10 @@ from nrdata import audio, files
 from nrdata.errors import UserError
 from nrdata.fetch.remote import is_address, open_remote
 from nrdata.progress import Progress
-from nrdata.store.manifest import NAME, Manifest, Part, Shard, partials, read_manifest, summarise, tars
-from nrdata.store.shard import MEMBERS, IndexRow, index_path, index_text, load_json, read_bytes, read_index, scan
+from nrdata.store.facts import MEMBERS, IndexRow, load_json
+from nrdata.store.gather import ShardContent, summarise
+from nrdata.store.manifest import NAME, Manifest, Shard, partials, read_manifest, tars
+from nrdata.store.shard import index_path, index_text, read_bytes, read_index, scan
 from nrdata.store.tar import MAX_MEMBER, ShardFault
 from nrdata.store.triplet import Mixture, check_mixture, energy_snr_db
 
@@ -114,7 +115,7 @@ def _verify_remote(address: str, max_member: int) -> Report:
     return report
 
 
-def _check_parts(parts: Iterator[Part], folder: Path, manifest: Manifest | None, report: Report) -> None:
+def _check_parts(parts: Iterator[ShardContent], folder: Path, manifest: Manifest | None, report: Report) -> None:
     """Check all shards, and the manifest against what they hold."""
     try:
         found = summarise(parts, folder, "", {})
@@ -132,7 +133,7 @@ def _parts(
     listed: dict[str, tuple[str, Shard]],
     report: Report,
     max_member: int,
-) -> Iterator[Part]:
+) -> Iterator[ShardContent]:
     """Check the shards one by one (`size` bytes in all; None: could not be had) and pass on what was found for the
     manifest."""
     keys: dict[str, str] = {}  # case-folded -> shard
@@ -161,7 +162,7 @@ def _parts(
                 report.seconds += sum(row.frames / row.sample_rate for row in rows)
                 progress.advance(tar.stat().st_size >> 20)
                 if rows:
-                    yield name, digest, tar.stat().st_size, rows
+                    yield ShardContent(name, digest, tar.stat().st_size, rows)
 
 
 def check_shard(
@@ -219,7 +220,7 @@ def _compare_index(tar: Path, rows: list[IndexRow], index: list[IndexRow]) -> li
                     Fault(tar.name, row.key, "crc", f"{row.key}.{member} differs from the checksum in the index")
                 )
             if told != row and not damaged:
-                name = next(n for n in row.__slots__ if getattr(told, n) != getattr(row, n))
+                name = next(n for n in row._fields if getattr(told, n) != getattr(row, n))
                 faults.append(Fault(tar.name, row.key, "index", f"{name} is not the same in tar and index"))
         read = {row.key for row in rows}
         lost = []  # of what the walk over the tar did not reach, one line a sample
@@ -333,8 +334,3 @@ def _plan(folder: Path, manifest: Manifest) -> list[Fault]:
     if manifest.plan_sha256 and plan.exists() and files.sha256(plan) != manifest.plan_sha256:
         return [Fault(plan.name, "", "plan", f"its digest is not the plan_sha256 of {NAME}")]
     return []
-
-
-def report_json(report: Report) -> str:
-    """The report for machines."""
-    return json.dumps(asdict(report), indent=1, allow_nan=False)

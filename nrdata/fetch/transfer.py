@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from nrdata.errors import UserError
@@ -216,15 +217,15 @@ def _opener(checked: bool, patience: Patience) -> urllib.request.OpenerDirector:
             self.sock.settimeout(patience.read)
 
     class Http(urllib.request.HTTPHandler):
-        def http_open(self, request):
+        def http_open(self, request: urllib.request.Request) -> Any:
             return self.do_open(Plain, request)
 
     class Https(urllib.request.HTTPSHandler):
-        def https_open(self, request):
+        def https_open(self, request: urllib.request.Request) -> Any:
             return self.do_open(Secure, request)
 
     class Redirect(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, request, file, code, message, headers, url):
+        def redirect_request(self, request: Any, file: Any, code: Any, message: Any, headers: Any, url: str) -> Any:
             try:
                 _allow(url, checked)
             except UserError:

@@ -16,9 +16,9 @@ import numpy as np
 from nrdata.audio.levels import energy
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, generator, key_of
+from nrdata.protocols import Samples
 from nrdata.sampling.laws import LAWS, Item, LawMixture
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.samples import Samples
 
 TRIES = 50
 AUDIBLE_DB = 10.0  # a clip this far under its sample's noise level is drawn again

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nrdata.labels import is_unknown, place_of
-from nrdata.sampling.samples import Columns
+from nrdata.sampling.columns import Columns
 
 MIN_REF_SECONDS = 0.25  # a shorter clip counts as missing
 GAP_SECONDS = 1.0  # between what is heard and a `disjoint` clip of the same noise

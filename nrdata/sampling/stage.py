@@ -18,9 +18,9 @@ import numpy as np
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, generator, key_of
 from nrdata.sampling.clips import Listener, draw_clip
+from nrdata.sampling.columns import Columns
 from nrdata.sampling.laws import Item, LawMixture, parse_law
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.samples import Columns
 
 Sample = dict[str, Any]
 

@@ -16,12 +16,12 @@ import numpy as np
 from nrdata.errors import UserError
 from nrdata.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
 from nrdata.options import check, option
+from nrdata.protocols import Samples
 from nrdata.sampling import transforms
 from nrdata.sampling.clips import Listener, draw_clip
 from nrdata.sampling.laws import Item, parse_law
 from nrdata.sampling.order import Order
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.samples import Samples
 from nrdata.sampling.shortfall import Shortfall, check_law, refuse_shortfall
 
 EQ_SHARE = 0.5  # of remixed items are in an invented environment

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nrdata import files
-
-if TYPE_CHECKING:
-    from nrdata.store.manifest import Manifest
+from nrdata.store.manifest import Manifest
 
 NAME = "README.md"
 MARK = "<!-- written by nr; remove this line to keep your changes -->"

@@ -11,7 +11,6 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,11 @@ import numpy as np
 from nrdata import audio, files
 from nrdata.errors import UserError
 from nrdata.fetch.remote import Remote, is_address, open_remote, warn_of_size
+from nrdata.store.facts import MEMBERS, SampleFacts, parse_facts
+from nrdata.store.index import SplitIndex, load_index
 from nrdata.store.manifest import Manifest, Shard, partials, read_manifest, tars
-from nrdata.store.shard import MEMBERS, ShardFault, index_path, load_json, parse_row, read_bytes
+from nrdata.store.shard import read_bytes
+from nrdata.store.tar import ShardFault
 from nrdata.store.triplet import Triplet
 
 if TYPE_CHECKING:
@@ -29,116 +31,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIELDS = {"clean": 0, "noise": 2, "noisy": 3, "ref": 4}  # -> column of the members' places, as in MEMBERS
-
-
-@dataclass(frozen=True)
-class SplitIndex:
-    """One row a sample, numpy columns only."""
-
-    key: np.ndarray  # (n,) bytes of fixed width
-    env: np.ndarray  # (n,) int32 codes into env_names, which are sorted; recording and speaker likewise
-    env_names: list[str]
-    recording: np.ndarray
-    recording_names: list[str]
-    speaker: np.ndarray
-    speaker_names: list[str]
-    stretch: np.ndarray  # (n, 2) int64; [-1, -1] unknown
-    snr_db: np.ndarray  # (n,) float32
-    noise_dbfs: np.ndarray  # (n,) float32
-    frames: np.ndarray  # (n,) int64
-    ref_frames: np.ndarray  # (n,) int64, 0 where there is no clip
-    shard: np.ndarray  # (n,) int32 codes into shard_files
-    shard_files: list[Path]  # in the order of the rows
-    offset: np.ndarray  # (n, 5) int64: where the members' bytes are, in the order of shard.MEMBERS
-    size: np.ndarray  # (n, 5) int32; 0 where there is no such member
-    crc: np.ndarray  # (n, 5) uint32
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-
-class _Names:
-    """Strings to codes in order of arrival, then to codes of the sorted names."""
-
-    def __init__(self) -> None:
-        self.codes: dict[str, int] = {}
-
-    def code(self, name: str) -> int:
-        return self.codes.setdefault(name, len(self.codes))
-
-    def sort(self, column: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        names = sorted(self.codes)
-        rank = np.empty(len(names), np.int32)
-        for position, name in enumerate(names):
-            rank[self.codes[name]] = position
-        return rank[column], names
-
-
-def load_index(shards: Sequence[tuple[Path, Shard]], split: str, prefixes: Sequence[str]) -> SplitIndex:
-    """Stream the index files of `shards` into columns; `ShardFault` where rows and manifest disagree.
-
-    `prefixes` (one a shard) go before the keys: several folders as one data set.
-    """
-    for path, shard in shards:
-        if not index_path(path).exists():
-            raise UserError(f"{path} has no index; run nr index {path.parent}", kind="no_index")
-        if index_path(path).stat().st_size < shard.samples:  # before memory is taken for as many
-            raise ShardFault(path.name, "", "count", f"the index cannot hold {shard.samples} rows")
-    n = sum(shard.samples for _, shard in shards)
-    names = {name: _Names() for name in ("env_id", "recording", "speaker")}
-    codes = {name: np.zeros(n, np.int32) for name in (*names, "shard")}
-    key, stretch = np.zeros(n, "S16"), np.zeros((n, 2), np.int64)
-    snr_db, noise_dbfs = np.zeros(n, np.float32), np.zeros(n, np.float32)
-    frames, ref_frames = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    offset, size, crc = (np.zeros((n, len(MEMBERS)), kind) for kind in (np.int64, np.int32, np.uint32))
-    row = 0
-    for number, ((path, shard), prefix) in enumerate(zip(shards, prefixes, strict=True)):
-        index = index_path(path)
-        stop = row + shard.samples
-        with index.open("rb") as file:
-            for line_number, line in enumerate(file, 1):
-                if row == stop:
-                    raise ShardFault(path.name, "", "count", f"the index has more than {shard.samples} rows")
-                try:
-                    data = parse_row(line)
-                    name = (prefix + data["key"]).encode("ascii")
-                    if data["split"] != split:
-                        raise ValueError(f"split {data['split']}")
-                    stretch[row] = data["stretch"]
-                    snr_db[row], noise_dbfs[row] = data["snr_db"], data["noise_dbfs"]
-                    frames[row], ref_frames[row] = data["frames"], data["ref_frames"]
-                    for column, known in names.items():
-                        codes[column][row] = known.code(data[column])
-                    for i, member in enumerate(MEMBERS):
-                        if i < 4 or member in data["members"]:
-                            offset[row, i], size[row, i], crc[row, i] = data["members"][member]
-                except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as e:
-                    raise ShardFault(index.name, "", "index", f"line {line_number} cannot be read ({e})") from e
-                if len(name) > key.dtype.itemsize:
-                    key = key.astype(f"S{len(name) + 8}")
-                key[row], codes["shard"][row] = name, number
-                row += 1
-        if row != stop:
-            raise ShardFault(
-                path.name, "", "count", f"{shard.samples} samples expected, {row - stop + shard.samples} in the index"
-            )
-    (env, env_names), (recording, recording_names), (speaker, speaker_names) = (
-        names[column].sort(codes[column]) for column in names
-    )
-    return SplitIndex(
-        key, env, env_names, recording, recording_names, speaker, speaker_names, stretch, snr_db, noise_dbfs,
-        frames, ref_frames, codes["shard"], [path for path, _ in shards], offset, size, crc,
-    )  # fmt: skip
+SOUNDS = ("clean", "noise", "noisy", "ref")
+COLUMN = {name: MEMBERS.index(f"{name}.flac") for name in SOUNDS} | {"json": MEMBERS.index("json")}  # of the index
 
 
 class DataSet:
     """One or several folders of shards, read as one data set.
 
-    The folders of `remotes` hold indexes only: the shards are elsewhere.
+    The folders of `remotes` hold indexes only: the shards are elsewhere. With `keep_decoded` a member is decoded once
+    and stays in memory (32 kB a second at 16 kHz).
     """
 
-    def __init__(self, parts: Sequence[tuple[Path, Manifest]], remotes: Sequence[Remote] = ()):
+    def __init__(
+        self, parts: Sequence[tuple[Path, Manifest]], remotes: Sequence[Remote] = (), keep_decoded: bool = False
+    ):
         self._parts = list(parts)
         self._remotes = {remote.folder: remote for remote in remotes}
         manifests = [manifest for _, manifest in parts]
@@ -149,7 +55,7 @@ class DataSet:
         self.splits: tuple[str, ...] = tuple(sorted({split for m in manifests for split in m.splits}))
         prints = [manifest.fingerprint for manifest in manifests]
         self.fingerprint = prints[0] if len(prints) == 1 else hashlib.sha256("+".join(prints).encode()).hexdigest()
-        self.keep_decoded = False  # True: a member is decoded once and stays in memory (32 kB a second at 16 kHz)
+        self._keep_decoded = keep_decoded
         self._decoded: dict[tuple[str, int, str], np.ndarray] = {}
         self._indexes: dict[str, SplitIndex] = {}
         self._entries: dict[str, list[Shard]] = {}  # of the indexes, in the order of their codes
@@ -208,7 +114,7 @@ class DataSet:
 
         The member is read whole and its CRC checked; only the crop is decoded. `ShardFault` names shard, key, field.
         """
-        if self.keep_decoded:
+        if self._keep_decoded:
             member = (split, row, field)
             if member not in self._decoded:
                 self._decoded[member] = self._decode(split, row, field, 0, None)
@@ -218,17 +124,17 @@ class DataSet:
     def _decode(
         self, split: str, row: int, field: str, start: int, stop: int | None, dtype: str = "int16"
     ) -> np.ndarray:
-        data, shard, key = self._bytes(split, row, FIELDS[field])
+        data, shard, key = self._bytes(split, row, COLUMN[field])
         try:
             return audio.decode_flac(data, start, stop, dtype)
         except UserError as e:
             raise ShardFault(shard, key, e.kind, f"{key}.{field}.flac: {e}") from e
 
-    def meta(self, split: str, row: int) -> dict[str, Any]:
-        """The whole JSON member of a sample."""
-        data, shard, key = self._bytes(split, row, 1)
+    def facts(self, split: str, row: int) -> SampleFacts:
+        """The JSON member of a sample."""
+        data, shard, key = self._bytes(split, row, COLUMN["json"])
         try:
-            return load_json(data)
+            return parse_facts(data)
         except ValueError as e:
             raise ShardFault(shard, key, "json", f"{key}.json: {e}") from e
 
@@ -251,10 +157,10 @@ class DataSet:
         index = self.index(split)
         clean, noisy, noise = (self.read(split, row, field) for field in ("clean", "noisy", "noise"))
         ref = self.read(split, row, "ref") if index.ref_frames[row] else None
-        facts = self.meta(split, row)
+        facts = self.facts(split, row)
         return Triplet(
-            key, clean, noisy, noise, ref, self.sample_rate, facts["env_id"], facts["recording"],
-            (facts["stretch"][0], facts["stretch"][1]), facts["speaker"], facts["snr_db"], split, facts["meta"],
+            key, clean, noisy, noise, ref, self.sample_rate, facts.env_id, facts.recording,
+            facts.stretch, facts.speaker, facts.snr_db, split, facts.meta,
         )  # fmt: skip
 
     def stream(self, split: str, **config: Any) -> Stream:
@@ -264,11 +170,12 @@ class DataSet:
         return Stream(self, split, StreamConfig(**config))
 
 
-def open(*folders: str | Path) -> DataSet:
+def open(*folders: str | Path, keep_decoded: bool = False) -> DataSet:
     """Open one data set: folders written by `nr build-shards`, or some of their shards (paths, `{000..003}`), here or
     at an address: `https://host/x`, `s3://bucket/x` (see `nrdata.fetch.remote`).
 
     Several folders are one data set; their sample rates must be equal. Local names are literal. Raises `UserError`.
+    `keep_decoded` as in `DataSet`.
     """
     if not folders:
         raise UserError("no data set is named", kind="no_shards")

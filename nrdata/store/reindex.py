@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nrdata import files
 from nrdata.errors import UserError
-from nrdata.store.manifest import NAME, tars, write_manifest
+from nrdata.store.gather import write_manifest
+from nrdata.store.manifest import NAME, tars
 from nrdata.store.shard import build_index, index_path, index_text, write_index
 
 

@@ -8,48 +8,28 @@ are, with their CRC-32. The index is made from the tar alone, also by the writer
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
 from nrdata import audio, files
 from nrdata.errors import UserError
+from nrdata.store.facts import (
+    BAD_ROW,
+    MEMBERS,
+    REQUIRED,
+    IndexRow,
+    Place,
+    SampleFacts,
+    index_row,
+    parse_facts,
+    parse_row,
+)
 from nrdata.store.tar import MAX_MEMBER, Member, ShardFault, members
 from nrdata.store.triplet import KEY, Mixture, check_mixture
-
-__all__ = ["MEMBERS", "IndexRow", "ShardFault", "ShardWriter", "build_index", "index_path", "load_json", "read_bytes",
-           "read_index", "read_member", "scan", "write_index"]  # fmt: skip
-
-MEMBERS = ("clean.flac", "json", "noise.flac", "noisy.flac", "ref.flac")
-REQUIRED = MEMBERS[:4]
-SHARD_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}-\d{6,}\.tar")
-
-
-@dataclass(frozen=True, slots=True)
-class IndexRow:
-    """What a sample's JSON says (but `meta`), and `members[name] = (offset of the first byte, size, CRC-32)`."""
-
-    key: str
-    env_id: str
-    split: str
-    speaker: str
-    recording: str
-    stretch: tuple[int, int]
-    snr_db: float
-    sample_rate: int
-    frames: int
-    ref_frames: int
-    noise_dbfs: float
-    members: dict[str, tuple[int, int, int]]
-
-    def line(self) -> str:
-        """The row of the index file."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}, allow_nan=False)
 
 
 class ShardWriter:
@@ -73,7 +53,7 @@ class ShardWriter:
         self._tar = TarWriter(self._file, user="nr", group="nr", mtime=0, compress=False, encoder=False)
         return self
 
-    def write(self, key: str, mixture: Mixture, fields: dict) -> None:
+    def write(self, key: str, mixture: Mixture, fields: dict[str, Any]) -> None:
         """Append a sample. `fields`: env_id, split, speaker, recording, stretch, meta (its `gain` is added here).
 
         Raises `ValueError` where the contract is broken (key, invariants, types, nulls), `OSError` from the disk.
@@ -84,20 +64,20 @@ class ShardWriter:
         if broken or (mixture.ref16 is not None) != self.has_ref:
             raise ValueError(f"{key}: {broken or 'a data set has a reserved clip in all samples or in none'}")
         ref_frames = 0 if mixture.ref16 is None else len(mixture.ref16)
-        sample_json = {
+        facts = SampleFacts(
             **{name: fields[name] for name in ("env_id", "split", "speaker", "recording")},
-            "stretch": [int(t) for t in fields["stretch"]],
-            "snr_db": round(mixture.snr_db, 4) + 0.0,  # no "-0.0"
-            "sample_rate": self.sample_rate,
-            "frames": len(mixture.clean16),
-            "ref_frames": ref_frames,
-            "noise_dbfs": round(audio.rms_dbfs(mixture.noise16), 4),
-            "meta": {**dict(sorted(fields["meta"].items())), "gain": round(mixture.gain, 9)},
-        }
-        _row(key, sample_json, {})  # what the reader would refuse is not written
+            stretch=tuple(int(t) for t in fields["stretch"]),  # type: ignore[arg-type]  # two: parse_facts sees to it
+            snr_db=round(mixture.snr_db, 4) + 0.0,  # no "-0.0"
+            sample_rate=self.sample_rate,
+            frames=len(mixture.clean16),
+            ref_frames=ref_frames,
+            noise_dbfs=round(audio.rms_dbfs(mixture.noise16), 4),
+            meta={**dict(sorted(fields["meta"].items())), "gain": round(mixture.gain, 9)},
+        )
+        parse_facts(facts.json())  # what the reader would refuse is not written
         sample = {
             "clean.flac": audio.encode_flac(mixture.clean16, self.sample_rate),
-            "json": json.dumps(sample_json, allow_nan=False).encode(),
+            "json": facts.json(),
             "noise.flac": audio.encode_flac(mixture.noise16, self.sample_rate),
             "noisy.flac": audio.encode_flac(mixture.noisy16, self.sample_rate),
         }
@@ -114,7 +94,9 @@ class ShardWriter:
         except OSError as e:  # a full disk: say where
             raise OSError(e.errno, e.strerror or str(e), str(self.path)) from e
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             with self._named():
                 try:
@@ -223,73 +205,11 @@ def _sample_row(file: IO[bytes], shard: str, key: str, group: list[Member], seen
         places[name] = (member.offset, member.size, zlib.crc32(content))
         data = content if name == "json" else data
     try:
-        row = _row(key, load_json(data), places)
+        row = index_row(key, parse_facts(data), places)
     except ValueError as e:
         raise fault("json", f"{key}.json: {e}") from None
     if (row.ref_frames > 0) != ("ref.flac" in places):
         raise fault("json", f"{key}.json says {row.ref_frames} frames of reserved clip, the member is another story")
-    return row
-
-
-def _refuse(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
-
-
-STRICT = json.JSONDecoder(parse_constant=_refuse)
-
-
-def load_json(data: bytes) -> Any:
-    """Strict JSON: UTF-8, no NaN. Raises `ValueError`."""
-    try:
-        return STRICT.decode(data.decode())
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _row(key: str, data: Any, places: dict[str, tuple[int, int, int]]) -> IndexRow:
-    """An index row from a sample's JSON; `ValueError` for a missing field, a wrong type, a null or an empty list."""
-    if not isinstance(data, dict):
-        raise ValueError("an object is expected")
-    types = {"env_id": str, "split": str, "speaker": str, "recording": str, "stretch": list, "snr_db": float,
-             "sample_rate": int, "frames": int, "ref_frames": int, "noise_dbfs": float, "meta": dict}  # fmt: skip
-    for name, kind in types.items():
-        if name not in data:
-            raise ValueError(f"field {name} is missing")
-        if type(data[name]) is not kind:
-            raise ValueError(f"field {name} is {json.dumps(data[name])[:40]}, {kind.__name__} expected")
-    stretch = data["stretch"]
-    if len(stretch) != 2 or any(type(t) is not int for t in stretch):
-        raise ValueError("field stretch is not [start, stop]")
-    if stretch != [-1, -1] and not 0 <= stretch[0] < stretch[1]:
-        raise ValueError(f"stretch {stretch} is empty or negative")
-    if data["sample_rate"] <= 0 or data["frames"] <= 0 or data["ref_frames"] < 0:
-        raise ValueError("sample_rate, frames or ref_frames is out of range")
-    if data["env_id"] != data["env_id"].lower() or "/" not in data["env_id"]:
-        raise ValueError(f"env_id {data['env_id']!r} is not lower case <source>/<environment>")
-    hole = _hole(data["meta"], "meta")
-    if hole:
-        raise ValueError(f"{hole} is null or an empty list: readers could not give it a type")
-    plain = {name: data[name] for name in types if name not in ("meta", "stretch")}
-    return IndexRow(key=key, stretch=(stretch[0], stretch[1]), members=places, **plain)
-
-
-def _hole(value: Any, where: str) -> str:
-    if value is None or value == []:
-        return where
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next((h for name, v in inner if (h := _hole(v, f"{where}.{name}"))), "")
-
-
-def parse_row(line: bytes) -> dict[str, Any]:
-    """One line of an index file as a dict, what later code relies on checked (a million lines are no rarity)."""
-    row = load_json(line)
-    for name, (offset, size, _) in row["members"].items():
-        if name not in MEMBERS or offset < 0 or not 0 < size <= MAX_MEMBER:
-            raise ValueError(f"member {name} at {offset} of {size} bytes")
-    if not all(type(row[name]) is str for name in ("key", "env_id", "split", "speaker", "recording")):
-        raise ValueError("a name is not a string")
-    if row["sample_rate"] <= 0 or row["frames"] <= 0 or row["ref_frames"] < 0:
-        raise ValueError("sample_rate, frames or ref_frames is out of range")
     return row
 
 
@@ -298,11 +218,8 @@ def iter_index(path: Path) -> Iterator[IndexRow]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = parse_row(line)
-                row["stretch"] = tuple(row["stretch"])
-                row["members"] = {name: tuple(place) for name, place in row["members"].items()}
-                yield IndexRow(**row)
-            except (ValueError, TypeError, KeyError, AttributeError) as e:
+                yield parse_row(line)
+            except BAD_ROW as e:
                 raise ShardFault(path.name, "", "index", f"line {number} cannot be read ({e}); run nr index") from e
 
 
@@ -311,7 +228,7 @@ def read_index(path: Path) -> list[IndexRow]:
     return list(iter_index(path))
 
 
-def read_bytes(file: IO[bytes], shard: str, key: str, member: str, place: tuple[int, int, int]) -> bytes:
+def read_bytes(file: IO[bytes], shard: str, key: str, member: str, place: Place) -> bytes:
     """A member's bytes from an open shard, their CRC-32 checked; raises `ShardFault`."""
     offset, size, crc = place
     data = os.pread(file.fileno(), size, offset)  # no shared file position: forked readers do not disturb each other
@@ -320,11 +237,3 @@ def read_bytes(file: IO[bytes], shard: str, key: str, member: str, place: tuple[
     if zlib.crc32(data) != crc:
         raise ShardFault(shard, key, "crc", f"{key}.{member} differs from the checksum in the index")
     return data
-
-
-def read_member(file: IO[bytes], row: IndexRow, member: str) -> bytes:
-    """A member's bytes from an open shard, their CRC-32 checked; raises `ShardFault`."""
-    shard = Path(str(file.name)).name
-    if member not in row.members:
-        raise ShardFault(shard, row.key, "missing", f"there is no member {row.key}.{member}")
-    return read_bytes(file, shard, row.key, member, row.members[member])

@@ -7,7 +7,7 @@ byte is accounted for: headers by their checksum, padding by being zero, the end
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from nrdata.errors import UserError
@@ -30,8 +30,14 @@ class ShardFault(UserError):
         self.shard, self.key, self.detail, self.at = shard, key, detail, at
         super().__init__(f"{shard}{': ' + key if key else ''}: {detail} ({kind})", kind=kind)
 
-    def __reduce__(self):  # exceptions travel between processes
+    def __reduce__(
+        self,
+    ) -> tuple[type[ShardFault], tuple[str, str, str, str, int]]:
+        """Exceptions travel between processes."""
         return ShardFault, (self.shard, self.key, self.kind, self.detail, self.at)
+
+
+Faulty = Callable[[str, str], ShardFault]  # (kind, detail), where the walk stands
 
 
 class Member(NamedTuple):
@@ -88,7 +94,7 @@ def members(file: IO[bytes], shard: str, max_member: int = MAX_MEMBER) -> Iterat
         at += BLOCK + size + (-size % BLOCK)
 
 
-def _header(block: bytes, at: int, fault) -> tuple[bytes, str, int]:
+def _header(block: bytes, at: int, fault: Faulty) -> tuple[bytes, str, int]:
     stored = block[148:156]
     total = sum(block) - sum(stored) + 8 * 32
     if stored not in (b"%06o\0 " % total, b"%07o\0" % total, b"%06o \0" % total):
@@ -112,14 +118,14 @@ def _header(block: bytes, at: int, fault) -> tuple[bytes, str, int]:
     return block[156:157], name, size
 
 
-def _text(raw: bytes, fault) -> str:
+def _text(raw: bytes, fault: Faulty) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError:
         raise fault("member", f"member name {raw!r} is not UTF-8") from None
 
 
-def _pax_path(body: bytes, fault) -> str:
+def _pax_path(body: bytes, fault: Faulty) -> str:
     """The `path` of an extended header, "" where it names none; other sizes and sparse maps are refused."""
     path = ""
     while body:
@@ -136,7 +142,7 @@ def _pax_path(body: bytes, fault) -> str:
     return path
 
 
-def _check_end(file: IO[bytes], at: int, end: int, fault, pending: bool) -> None:
+def _check_end(file: IO[bytes], at: int, end: int, fault: Faulty, pending: bool) -> None:
     if pending or end - at < 2 * BLOCK or end % BLOCK:
         raise fault("truncated", f"the tar does not end in two zero blocks at byte {at}")
     while at < end:

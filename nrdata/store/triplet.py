@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Triplet:
     speaker: str  # "<speech source>/<name>"
     snr_db: float  # measured on the stored integers
     split: str
-    meta: dict
+    meta: dict[str, Any]
 
 
 @dataclass(frozen=True)

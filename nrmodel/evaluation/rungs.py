@@ -168,7 +168,7 @@ def other_utterance(dataset: Any, split: str, row: int, frames: int, rng: np.ran
 
 def speech_file(dataset: Any, split: str, row: int) -> str | None:
     """The file that a row's speech was cut from, by the names that the builders give it; None where none is told."""
-    meta = dataset.meta(split, row).get("meta") or {}
+    meta = dataset.facts(split, row).meta
     return next((meta[name] for name in ("speech", "clean", "utterance") if name in meta), None)
 
 

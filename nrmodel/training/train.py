@@ -55,8 +55,7 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    dataset = nrdata.open(*config.shards)
-    dataset.keep_decoded = config.in_memory
+    dataset = nrdata.open(*config.shards, keep_decoded=config.in_memory)
     out = Path(config.out)
     begun = (out / "train-state.pt").exists() and (out / "model.safetensors").exists()
     given = load(config.init_from) if config.init_from and not begun else None

@@ -1,4 +1,4 @@
-"""What the laws and the stream ask of a data set; `nrdata.open` gives one, and a test may have its own."""
+"""What the laws ask of an index; a data set has one (`store.index`), samples in memory another (`stage`)."""
 
 from __future__ import annotations
 
@@ -29,26 +29,3 @@ class Columns(Protocol):
     def frames(self) -> np.ndarray: ...  # int64 (n,), samples
     @property
     def ref_frames(self) -> np.ndarray: ...  # int64 (n,), samples; 0: no reserved clip
-
-
-class ShardColumns(Columns, Protocol):
-    """With the order's unit: rows of one shard stand together."""
-
-    @property
-    def shard(self) -> np.ndarray: ...  # int (n,)
-
-
-class Samples(Protocol):
-    """Splits of samples at one rate; `fingerprint` names their content."""
-
-    name: str
-    sample_rate: int  # Hz
-    fingerprint: str
-
-    def __hash__(self) -> int: ...  # pools are kept by data set
-
-    def index(self, split: str) -> ShardColumns: ...
-
-    def read(self, split: str, row: int, field: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """float32 (stop - start,) of a member: clean, noisy, noise or ref."""
-        ...
