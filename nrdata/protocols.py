@@ -23,6 +23,8 @@ class Samples(Protocol):
     splits: tuple[str, ...]
     fingerprint: str
 
+    def __hash__(self) -> int: ...  # pools are kept by data set
+
     def index(self, split: str) -> SplitIndex:
         """The columns of a split, a row a sample; the same object at each call. `UserError` for an unknown split."""
         ...
