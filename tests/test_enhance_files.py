@@ -16,7 +16,7 @@ from helpers import noise, speech
 from stand_ins import tiny_checkpoint
 
 from cli.main import run
-from nrmodel.enhancement import clip
+from nrmodel.enhancement import clip, log
 from nrmodel.enhancement import files as enhance_files
 
 RATE = 16000
@@ -359,6 +359,26 @@ def test_pairs_name_input_reference_and_output(nr):
     assert sf.info("o3/3.flac").subtype == "PCM_24"
     Path("bad.csv").write_text("clean,ref\na,b\n")
     assert nr("--pairs", "bad.csv")[0] == 2
+
+
+def test_a_clip_that_jobs_share_is_read_and_hashed_once(nr, monkeypatch):
+    for name in ("a.wav", "b.wav", "c.wav"):
+        sf.write(name, mixture(seed=ord(name[0])), RATE)
+    sf.write("room.wav", noise(1.0, 2), RATE)
+    counted = {"read": [], "hashed": []}
+    for what, module, name in (("read", clip, "beginning"), ("hashed", log.files, "sha256")):
+        real = getattr(module, name)
+
+        def wrapped(path, *more, real=real, what=what):
+            counted[what].append(path.name)
+            return real(path, *more)
+
+        monkeypatch.setattr(module, name, wrapped)
+    Path("p.csv").write_text(
+        "noisy,ref,out\na.wav,room.wav,1.wav\nb.wav,,2.wav\nc.wav,room.wav,3.wav\na.wav,room.wav,4.wav\n"
+    )
+    assert nr("--pairs", "p.csv", "--out", "o")[0] == 0
+    assert counted["read"] == ["room.wav"] and sorted(counted["hashed"]) == ["a.wav", "b.wav", "c.wav", "room.wav"]
 
 
 def test_a_clip_of_another_rate_is_converted_and_both_rates_are_said(nr):
