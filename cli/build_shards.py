@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import FOLDER, Command, Flag, from_fields, given
 from nrdata.builders.plan import Options
 from nrdata.errors import UserError
+
+from .options import FOLDER, Command, Flag, from_fields, given
 
 if TYPE_CHECKING:
     from nrdata.builders.build import Summary

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cli.main import run
+from .main import run
 
 DEMO = Path("demo")
 STEPS = 400

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from cli.options import FOLDER, Command, Flag, from_fields, given
 from nrmodel.evaluation.request import EvaluationRequest
+
+from .options import FOLDER, Command, Flag, from_fields, given
 
 
 @click.command(cls=Command)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from cli.options import FOLDER
 from nrmodel.experiment.plan import Plan, read_plan
+
+from .options import FOLDER
 
 
 @click.command()

@@ -18,20 +18,20 @@ import click
 from nrdata.errors import Failure, UserError
 from nrdata.labels import printable
 
-# name -> (module, one line for --help). The module is imported only when its command runs.
+# name -> (module of this folder, one line for --help). The module is imported only when its command runs.
 COMMANDS = {
-    "build-shards": ("cli.build_shards", "Build a sharded data set of (clean, noisy, noise) triplets from sources."),
-    "verify-shards": ("cli.verify_shards", "Check every byte of a data set; --leaks looks across its splits."),
-    "inspect": ("cli.inspect", "Hours, speakers, environments and SNRs of a data set."),
-    "index": ("cli.index", "Make the index files of shards again, from the tars alone."),
-    "sources": ("cli.sources", "Known corpora: size, licence, environments, recordings."),
-    "download": ("cli.download", "Fetch a known corpus: resumable, checked, unpacked."),
-    "train": ("cli.train", "Train a (reference-conditioned) SGMSE+ on shards."),
-    "evaluate": ("cli.evaluate", "Score reference modes on a split, with paired differences and intervals."),
-    "enhance": ("cli.enhance", "Remove noise from files, with or without a noise reference."),
-    "experiment": ("cli.experiment", "Run a plan of trainings and evaluations; print its verdicts."),
-    "convert": ("cli.convert", "Read an SGMSE+ checkpoint of the reference project."),
-    "doctor": ("cli.doctor", "What loads on this machine, what does not, what to do."),
+    "build-shards": ("build_shards", "Build a sharded data set of (clean, noisy, noise) triplets from sources."),
+    "verify-shards": ("verify_shards", "Check every byte of a data set; --leaks looks across its splits."),
+    "inspect": ("inspect", "Hours, speakers, environments and SNRs of a data set."),
+    "index": ("index", "Make the index files of shards again, from the tars alone."),
+    "sources": ("sources", "Known corpora: size, licence, environments, recordings."),
+    "download": ("download", "Fetch a known corpus: resumable, checked, unpacked."),
+    "train": ("train", "Train a (reference-conditioned) SGMSE+ on shards."),
+    "evaluate": ("evaluate", "Score reference modes on a split, with paired differences and intervals."),
+    "enhance": ("enhance", "Remove noise from files, with or without a noise reference."),
+    "experiment": ("experiment", "Run a plan of trainings and evaluations; print its verdicts."),
+    "convert": ("convert", "Read an SGMSE+ checkpoint of the reference project."),
+    "doctor": ("doctor", "What loads on this machine, what does not, what to do."),
 }
 
 
@@ -56,7 +56,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[name][0]).command
+        command: click.Command = importlib.import_module(f".{COMMANDS[name][0]}", __package__).command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

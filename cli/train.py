@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from cli.options import FOLDER, Command, from_fields, given
 from nrdata.options import read_toml, to_toml
 from nrmodel.training.config import TrainConfig
+
+from .options import FOLDER, Command, from_fields, given
 
 
 @click.command(cls=Command)

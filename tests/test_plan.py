@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import manifests
+from nrdata import manifests
 from nrdata.builders import splits
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
 from nrdata.builders.plan import SAMPLES_PER_SHARD, Options, Plan, read_plan, shards

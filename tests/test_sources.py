@@ -13,9 +13,9 @@ import pytest
 from corpora import build, table, write
 from helpers import noise, speech
 
-import manifests
 import nrdata
 from cli.main import run
+from nrdata import manifests
 from nrdata.audio import list_audio
 from nrdata.builders import corpora as package
 from nrdata.builders.corpora import layouts

@@ -13,8 +13,8 @@ import soxr
 from corpora import TEST_LOG, TRAIN_LOG, build, digests, voicebank, write
 from helpers import noise
 
-import manifests
 import nrdata
+from nrdata import manifests
 from nrdata.builders.plan import Options
 from nrdata.checks.verify import verify
 

@@ -12,8 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import manifests
-from nrdata import audio
+from nrdata import audio, manifests
 from nrdata.builders.plan import Options, Plan, Refused, number
 from nrdata.builders.render import Sources
 from nrdata.builders.rows import PlanRow, Stretch

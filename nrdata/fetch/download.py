@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import manifests
-from nrdata import files, locks
+from nrdata import files, locks, manifests
 from nrdata.builders.corpora import layouts
 from nrdata.builders.plan import Refused
 from nrdata.errors import UserError

@@ -13,8 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import manifests
-from nrdata import audio
+from nrdata import audio, manifests
 from nrdata.builders.entries import Entry
 from nrdata.builders.plan import Refused
 from nrdata.errors import UserError
