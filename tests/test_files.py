@@ -97,28 +97,31 @@ def test_without_proc_nobody_is_taken_for_dead(tmp_path, monkeypatch):
     assert mine.exists()
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch, number):
+def fail_to_sync(monkeypatch, number: int, folders: bool) -> None:
+    """Let fsync fail with `number`, of folders or of files."""
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        if Path(f"/proc/self/fd/{descriptor}").resolve().is_dir():
+        if Path(f"/proc/self/fd/{descriptor}").resolve().is_dir() == folders:
             raise OSError(number, os.strerror(number))
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch, number):
+    fail_to_sync(monkeypatch, number, folders=True)
     files.write_text(tmp_path / "x", "whole")
     assert (tmp_path / "x").read_text() == "whole"
 
 
-def test_another_failure_to_sync_is_told(tmp_path, monkeypatch):
-    def fsync(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", fsync)
+@pytest.mark.parametrize("folders", [True, False])
+def test_another_failure_to_sync_is_told(tmp_path, monkeypatch, folders):
+    fail_to_sync(monkeypatch, errno.EIO, folders)
     with pytest.raises(OSError, match=r"Input/output error: .*x'"):
         files.write_text(tmp_path / "x", "whole")
-    assert names(tmp_path) == []
+    assert not [name for name in names(tmp_path) if name != "x"]
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EBUSY])

@@ -173,6 +173,14 @@ def test_a_record_counts_while_its_process_lives(tmp_path, monkeypatch, facts, s
     assert names(tmp_path) == [] if goes else [path.name]
 
 
+def test_after_a_quick_reboot_nobody_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "fcntl", None)
+    monkeypatch.setattr(holder, "_booted", lambda: time.time() - 30)
+    record(tmp_path, seconds_ago=60, boot="before")
+    with locks.held(tmp_path / "lock", "in use") as before:
+        assert before is not None
+
+
 def test_a_record_is_touched_while_it_is_held(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "fcntl", None)
     monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
