@@ -110,8 +110,8 @@ def test_a_recording_heard_in_two_mixtures_is_no_other_utterance():
         def read(self, split, row, field):
             return self.speech[row]
 
-        def meta(self, split, row):
-            return {"meta": {"speech": self.files[row]} if self.files else {}}
+        def facts(self, split, row):
+            return SimpleNamespace(meta={"speech": self.files[row]} if self.files else {})
 
     for two in (Two(), Two("a.wav", "a.wav", "b.wav")):
         for seed in range(4):
