@@ -14,6 +14,13 @@ _OPTIONS = [
     ("--ref-seconds", str, "Length of the clips, or a range such as 0.25:2.0 drawn per batch."),
     ("--ref-dropout", float, "Share of references replaced by the learned null."),
     ("--on-missing-ref", str, "refuse, or none: items that the law cannot serve train without reference, counted."),
+    ("--remix-snr", str, "dB of remixed mixtures, a range such as -15:15."),
+    ("--channel", float, "Share of items that went through one drawn channel: telephone, codec, resampler ..."),
+    ("--room", float, "Share of remixed items with a room around the speech, which the target keeps."),
+    ("--two-noises", float, "Share of remixed items with a second noise of another environment."),
+    ("--talker", float, "Share of remixed items with another talker as the noise, and a clip of his."),
+    ("--keep", float, "Share of those two whose target keeps all but the clip's noise (nr enhance --keep-rest)."),
+    ("--shortest-crop", int, "STFT frames; crops are drawn per batch between this and --crop-frames."),
     ("--batch-size", int, "Items a batch."),
     ("--accumulate", int, "Batches a step."),
     ("--crop-frames", int, "STFT frames of a training crop."),
@@ -31,7 +38,6 @@ _OPTIONS = [
     ("--device", str, "auto, cpu, cuda."),
     ("--threads", int, "Threads of torch."),
     ("--seed", int, "Seed of weights, stream, times and noise."),
-    ("--init-from", str, "Model to start from: its weights, a new EMA, step 0."),
     ("--encoder-from", str, "Run or model whose encoder is taken over."),
 ]
 
@@ -42,6 +48,7 @@ _OPTIONS = [
     multiple=True,
     help="Folder of shards, or its address (https://, s3://); several times: one data set.",
 )
+@click.option("--from", "--init-from", "init_from", help="Model to start from: its weights, a new EMA, step 0.")
 @click.option("--out", help="Run folder. Default: runs/<data set>-<ref mode>.")
 @click.option("--remix", is_flag=True, default=None, help="Make mixtures anew each epoch, with invented environments.")
 @click.option("--in-memory", is_flag=True, default=None, help="Keep decoded sound in memory, for fast accelerators.")

@@ -45,7 +45,9 @@ class Model(nn.Module):
             torch.manual_seed(seed + 1)
             with_spectrum = config.conditioning == "spectrum"
             self.reference = (
-                Reference(config.encoder, config.z_dim, with_spectrum, config.sample_rate, config.spectrogram)
+                Reference(
+                    config.encoder, config.z_dim, with_spectrum, config.sample_rate, config.spectrogram, config.keep
+                )
                 if conditioned
                 else None
             )
@@ -82,18 +84,21 @@ class Model(nn.Module):
         """z_r of the null reference `(batch, D)`; None where the model has no conditioning."""
         return None if self.reference is None else self.reference.null(batch)
 
-    def embed_batch(self, ref: Tensor, samples: Tensor) -> Tensor | None:
-        """z_r of clips `(B, R)` at the model's rate, `samples (B,)` of them valid, 0 for null."""
-        return None if self.reference is None else self.reference(ref, samples)
+    def embed_batch(self, ref: Tensor, samples: Tensor, keep: Tensor | None = None) -> Tensor | None:
+        """z_r of clips `(B, R)` at the model's rate, `samples (B,)` of them valid, 0 for null; `keep` bool (B,): only
+        the clip's noise is to go."""
+        return None if self.reference is None else self.reference(ref, samples, keep)
 
     @torch.inference_mode()
-    def embed(self, ref: np.ndarray, sample_rate: int) -> Tensor | None:
-        """z_r `(1, D)` of one clip `(samples,)` or `(samples, channels)` at any rate."""
+    def embed(self, ref: np.ndarray, sample_rate: int, keep_rest: bool = False) -> Tensor | None:
+        """z_r `(1, D)` of one clip `(samples,)` or `(samples, channels)` at any rate; `keep_rest`: only its noise is
+        to go, speech and every other sound stay."""
         from nrdata import audio
 
         ref = audio.resample(audio.to_mono(np.asarray(ref, np.float32)), sample_rate, self.sample_rate)
         clip = torch.from_numpy(np.ascontiguousarray(ref, np.float32))[None].to(self.device)
-        return self.embed_batch(clip, torch.tensor([clip.shape[1]], device=self.device))
+        keep = torch.tensor([True], device=self.device) if keep_rest else None
+        return self.embed_batch(clip, torch.tensor([clip.shape[1]], device=self.device), keep)
 
     # Waves ------------------------------------------------------------------------------------------------------
 

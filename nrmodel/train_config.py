@@ -32,9 +32,16 @@ class TrainConfig:
     ref_dropout: float = 0.15  # share of references replaced by null (0 where ref_mode names none)
     on_missing_ref: str = "refuse"  # "none": items that the law cannot serve train without reference, counted
     remix: bool = False  # mixtures made anew each epoch, with invented environments
+    remix_snr: str = "-5:15"  # dB of the remixed mixtures, a range
+    channel: float = 0.0  # share of items that went through one drawn channel (nrdata.sampling.channel)
+    room: float = 0.0  # share of items with a room around the speech
+    two_noises: float = 0.0  # share of items with a second noise of another environment
+    talker: float = 0.0  # share of items with another talker as the noise, and his clip
+    keep: float = 0.0  # share of items of two noises or a talker whose target keeps all but the clip's noise
     batch_size: int = 8
     accumulate: int = 1  # batches a step
     crop_frames: int | None = None  # STFT frames of a training crop (compact 128, NCSN++ 256)
+    shortest_crop: int | None = None  # STFT frames: crops are drawn per batch from here to crop_frames; None: all alike
     max_steps: int = 5000
     learning_rate: float | None = None  # compact 1.5e-3, NCSN++ 1e-4
     warmup_steps: int = 100
@@ -60,8 +67,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least = {"batch_size": 1, "accumulate": 1, "crop_frames": 2, "max_steps": 1, "warmup_steps": 0,
-                    "cooldown_steps": 0, "checkpoint_every": 1, "validate_every": 1, "loader_workers": 0,
-                    "threads": 1, "seed": 0}  # fmt: skip
+                    "cooldown_steps": 0, "shortest_crop": 2, "checkpoint_every": 1, "validate_every": 1,
+                    "loader_workers": 0, "threads": 1, "seed": 0}  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -70,7 +77,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{name} must be a number above 0, not {value}")
-        for name in ("ref_dropout", "ema_decay", "weight_decay", "start_share"):
+        for name in ("ref_dropout", "ema_decay", "weight_decay", "start_share", "channel", "room", "two_noises",
+                     "talker", "keep"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UserError(f"{name} must lie in 0 to 1, not {value}")
@@ -113,6 +121,8 @@ def model_config(config: TrainConfig, sample_rate: int, given: ModelConfig | Non
         changes["conditioning"] = config.conditioning
     if parse_law(config.ref_mode).modes == ("none",):
         changes["conditioning"] = "none"
+    if config.keep:
+        changes["keep"] = True
     aim: dict[str, Any] = {}
     if config.objective is not None:
         aim["kind"] = config.objective
@@ -180,22 +190,34 @@ def optimisation(config: TrainConfig, settings: ModelConfig) -> Optimisation:
 
 def stream_config(config: TrainConfig, settings: ModelConfig) -> StreamConfig:
     """What the stream is asked for. The crop gives exactly `crop_frames` STFT frames."""
-    low, _, high = config.ref_seconds.partition(":")
-    try:
-        ref_seconds = (float(low), float(high)) if high else float(low)
-    except ValueError:
-        text = f"--ref-seconds '{config.ref_seconds}' is neither a number nor a range such as 0.25:2.0"
-        raise UserError(text) from None
+    low, high = _range(config.ref_seconds, "--ref-seconds", "0.25:2.0")
+    hop = settings.spectrogram.hop
     return StreamConfig(
         batch_size=config.batch_size,
-        crop_frames=(optimisation(config, settings).crop_frames - 1) * settings.spectrogram.hop,
+        crop_frames=(optimisation(config, settings).crop_frames - 1) * hop,
         law=config.ref_mode,
-        ref_seconds=ref_seconds,
+        ref_seconds=(low, high),
         ref_dropout=config.ref_dropout,  # the stream drops none where the law itself names none
         on_missing_ref=config.on_missing_ref,
         seed=config.seed,
         remix=config.remix,
+        remix_snr_db=_range(config.remix_snr, "--remix-snr", "-15:15"),
+        shortest_crop_frames=None if config.shortest_crop is None else (config.shortest_crop - 1) * hop,
+        channel_share=config.channel,
+        room_share=config.room,
+        two_noise_share=config.two_noises,
+        talker_share=config.talker,
+        keep_share=config.keep,
     )
+
+
+def _range(text: str, option: str, example: str) -> tuple[float, float]:
+    """A number, or two with a colon between them."""
+    low, _, high = text.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        raise UserError(f"{option} '{text}' is neither a number nor a range such as {example}") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Random generators keyed by what they belong to, so that a draw never depends on the draws before it.
 
 Philox is counter-based: a generator for any (key, purpose, epoch, position) starts in microseconds, whatever came
-before. The four purposes never share numbers, so that the law of the reference cannot change the crop.
+before. The purposes never share numbers, so that the law of the reference cannot change the crop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-ORDER, CROP, REMIX, LAW, CLIP, LENGTH = range(6)
+ORDER, CROP, REMIX, LAW, CLIP, LENGTH, CHANNEL, ROOM, SECOND, TALKER, KEEP, SHORT = range(12)
 
 
 def key_of(*parts: int | str | bytes) -> np.ndarray:

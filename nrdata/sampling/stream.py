@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nrdata.errors import UserError
-from nrdata.sampling import transforms
-from nrdata.sampling.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
+from nrdata.sampling import channel, harder, transforms
+from nrdata.sampling.keyed import CHANNEL, CLIP, CROP, KEEP, LAW, LENGTH, REMIX, SHORT, generator, key_of
 from nrdata.sampling.order import Order
 from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
-from nrdata.sampling.references import Item, Listener, draw_clip, parse_law
+from nrdata.sampling.references import Clip, Item, Listener, draw_clip, parse_law
 from nrdata.sampling.shortfall import Shortfall, check_law, refuse_shortfall
 
 EQ_SHARE = 0.5  # of remixed items are in an invented environment
@@ -41,17 +41,30 @@ class StreamConfig:
     remix_snr_db: tuple[float, float] = (-5.0, 15.0)
     clean_share: float = 0.02  # of remixed items: noise 60 dB down
     noise_share: float = 0.02  # of remixed items: no speech at all
+    shortest_crop_frames: int | None = None  # crops drawn per batch from here to crop_frames; None: all as long
+    channel_share: float = 0.0  # of items: mixture, target and clip went through one drawn channel
+    room_share: float = 0.0  # of remixed items: a room around the speech, which the target keeps
+    two_noise_share: float = 0.0  # of remixed items: a second noise of another environment
+    talker_share: float = 0.0  # of remixed items: another speaker as the noise, with a clip of his
+    keep_share: float = 0.0  # of items with two noises or a talker and a clip: only what the clip holds goes
 
     def __post_init__(self) -> None:
         low, high = self.ref_range
         share = (self.ref_dropout, self.clean_share, self.noise_share, self.clean_share + self.noise_share)
+        harder_shares = (self.room_share, self.two_noise_share, self.talker_share, self.keep_share)
+        share += (self.channel_share, *harder_shares)
         wrong = {
             "batch_size must be 1 or more": self.batch_size < 1,
             "crop_frames must be 1 or more": self.crop_frames < 1,
             f"ref_seconds must be finite, {MIN_REF_SECONDS} or more, low before high": not (
                 MIN_REF_SECONDS <= low <= high < math.inf
             ),
-            "ref_dropout, clean_share and noise_share must lie in 0 to 1": not all(0 <= s <= 1 for s in share),
+            "every share must lie in 0 to 1": not all(0 <= s <= 1 for s in share),
+            "talkers need a reference law: without a clip nobody says who is the noise": self.talker_share > 0
+            and parse_law(self.law).modes == ("none",),
+            "rooms, two noises, talkers and keep need remix": any(harder_shares) and not self.remix,
+            "shortest_crop_frames must be 1 or more and at most crop_frames": self.shortest_crop_frames is not None
+            and not 1 <= self.shortest_crop_frames <= self.crop_frames,
             "on_missing_ref must be 'refuse' or 'none'": self.on_missing_ref not in ("refuse", "none"),
             "window must be 1 or more": self.window is not None and self.window < 1,
             "remix_snr_db must be finite, low before high": not (
@@ -84,6 +97,7 @@ class Batch:
     env_id: list[str]
     key: list[str]  # "<clean>+<noise>" where remixed
     invented: list[bool]  # noise and reference went through an equaliser of their own
+    keep: np.ndarray  # bool (B,): the target keeps what the clip does not hold (nrdata.sampling.harder)
 
     @property
     def missing(self) -> int:
@@ -99,6 +113,12 @@ class Heard(NamedTuple):
     item: Item
     eq_db: np.ndarray | None
     key: str
+    echo: np.ndarray | None = None  # the response that noise and clip are heard through
+    second: harder.Second | None = None
+    rest: np.ndarray | None = None  # the second noise as it is in the mixture,
+    second_gain: float = 1.0  # and what it was scaled by against the first
+    talker: harder.Talker | None = None
+    keep: bool = False  # asked for; given where there is a clip
 
 
 class Stream:
@@ -137,14 +157,14 @@ class Stream:
             raise IndexError(f"no batch ({epoch}, {index}) for rank {rank} of {ranks}")
         size = config.batch_size // ranks
         width = self._ref_frames(epoch, index)
-        noisy, clean = np.zeros((2, size, config.crop_frames), np.float32)  # at once: half the page faults
+        noisy, clean = np.zeros((2, size, self._crop_frames(epoch, index)), np.float32)  # at once: half the page faults
         batch = Batch(
             noisy=noisy,
             clean=clean,
             frames=np.zeros(size, np.int64),
             ref=np.zeros((size, width), np.float32),
             ref_frames=np.zeros(size, np.int64),
-            mode=[], relation=[], env_id=[], key=[], invented=[],
+            mode=[], relation=[], env_id=[], key=[], invented=[], keep=np.zeros(size, bool),
         )  # fmt: skip
         for i in range(size):
             self._fill(batch, i, epoch, index * config.batch_size + i * ranks + rank)
@@ -155,38 +175,91 @@ class Stream:
         number, window = self.order.window_at(epoch, position % len(self.index.key))
         row = int(window.rows[position % len(self.index.key) - window.first])
         pool = self._window_pool(epoch, number, window.rows)
-        heard = self._remixed(epoch, position, row, pool) if self.config.remix else self._stored(epoch, position, row)
-        frames = len(heard.noisy)
-        batch.noisy[i, :frames], batch.clean[i, :frames], batch.frames[i] = heard.noisy, heard.clean, frames
-        mode, relation = self._law(epoch, position), "none"
-        if mode != "none":
-            listener = Listener(self._read)
-            rng = generator(self.key, CLIP, epoch, position)
-            clip = draw_clip(heard.item, pool, mode, batch.ref.shape[1], rng, listener)
-            if clip is not None:
-                sound, relation = listener.clip(clip), clip.relation
-                if heard.eq_db is not None:
-                    sound = transforms.apply_eq(sound, heard.eq_db, self.dataset.sample_rate)
-                batch.ref[i, : len(sound)], batch.ref_frames[i] = sound, len(sound)
-        batch.mode.append(mode)
+        crop, mode = batch.noisy.shape[1], self._law(epoch, position)
+        heard = (
+            self._remixed(epoch, position, row, pool, crop, mode)
+            if self.config.remix
+            else self._stored(epoch, position, row, crop)
+        )
+        noisy, target = heard.noisy, heard.clean
+        sound, relation, holds_both = self._clip(heard, pool, mode, batch.ref.shape[1], epoch, position)
+        if sound is not None and heard.keep:
+            batch.keep[i] = True
+            if relation == "other-environment":
+                target = noisy
+            elif heard.rest is not None and not holds_both:
+                target = target + heard.rest
+        rng = generator(self.key, CHANNEL, epoch, position)
+        if self.config.channel_share and rng.random() < self.config.channel_share:
+            clips = [] if sound is None else [sound]
+            drawn = channel.draw_channel(rng)
+            noisy, (target,), clips = channel.apply(drawn, noisy, [target], clips, self.dataset.sample_rate)
+            sound = clips[0] if clips else None
+        frames = len(noisy)
+        batch.noisy[i, :frames], batch.clean[i, :frames], batch.frames[i] = noisy, target, frames
+        if sound is not None:
+            batch.ref[i, : len(sound)], batch.ref_frames[i] = sound, len(sound)
+        batch.mode.append("disjoint" if heard.talker and sound is not None else mode)
         batch.relation.append(relation)
-        batch.env_id.append(self.index.env_names[self.index.env[heard.item.row]])
+        batch.env_id.append(self._place(heard))
         batch.key.append(heard.key)
         batch.invented.append(heard.eq_db is not None)
 
-    def _stored(self, epoch: int, position: int, row: int) -> Heard:
+    def _clip(
+        self, heard: Heard, pool: Pool, mode: str, width: int, epoch: int, position: int
+    ) -> tuple[np.ndarray | None, str, bool]:
+        """(the clip as it sounds, its relation, whether it holds both noises); None, "none", False: no reference."""
+        rng = generator(self.key, CLIP, epoch, position)
+        if heard.talker is not None and width:
+            clip: Any = harder.talker_clip(heard.talker, width, rng)
+            sound = self._heard(clip.row, clip.field, clip.start, clip.stop, heard.echo)
+            return sound, clip.relation, False
+        if mode == "none":
+            return None, "none", False
+        listener = Listener(self._read)
+        clip = draw_clip(heard.item, pool, mode, width, rng, listener)
+        if clip is None:
+            return None, "none", False
+        sound = self._as_heard(clip, listener, heard.eq_db, heard.echo)
+        if heard.second is None or not heard.second.both:
+            return sound, clip.relation, False
+        other = draw_clip(heard.second.item, pool, mode, len(sound), rng, listener)
+        if other is None or other.relation == "other-environment":
+            return sound, clip.relation, False
+        of_other = self._as_heard(other, listener, heard.second.eq_db, heard.echo)
+        frames = min(len(sound), len(of_other))
+        return sound[:frames] + np.float32(heard.second_gain) * of_other[:frames], clip.relation, True
+
+    def _as_heard(
+        self, clip: Clip, listener: Listener, eq_db: np.ndarray | None, response: np.ndarray | None
+    ) -> np.ndarray:
+        sound = listener.clip(clip)
+        if response is not None:
+            sound = self._heard(clip.row, clip.field, clip.start, clip.stop, response)
+        return sound if eq_db is None else transforms.apply_eq(sound, eq_db, self.dataset.sample_rate)
+
+    def _place(self, heard: Heard) -> str:
+        if heard.talker is not None:
+            return f"speaker/{self.index.speaker_names[self.index.speaker[heard.talker.row]]}"
+        return self.index.env_names[self.index.env[heard.item.row]]
+
+    def _stored(self, epoch: int, position: int, row: int, crop: int) -> Heard:
         """A crop of the sample as it is stored."""
-        start, stop, clean = self._clean_crop(generator(self.key, CROP, epoch, position), row)
+        start, stop, clean = self._clean_crop(generator(self.key, CROP, epoch, position), row, crop)
         noisy = self._read(row, "noisy", start, stop)
         return Heard(noisy, clean, Item(row, start, stop), None, self._name(row))
 
-    def _remixed(self, epoch: int, position: int, row: int, pool: Pool) -> Heard:
+    def _remixed(self, epoch: int, position: int, row: int, pool: Pool, crop: int, mode: str) -> Heard:
         """Clean of `row` with the noise of another row of the window, perhaps in an invented environment.
 
         The reference belongs to the noise: it follows the noise's row, through the same filter.
         """
-        config = self.config
-        start, stop, clean = self._clean_crop(generator(self.key, CROP, epoch, position), row)
+        config, at_item = self.config, (epoch, position)
+        start, stop, clean = self._clean_crop(generator(self.key, CROP, epoch, position), row, crop)
+        rate = self.dataset.sample_rate
+        room, noise_too = harder.draw_echo(self.key, config.room_share, config.seed, rate, at_item)
+        if room is not None:
+            clean = self._heard(row, "clean", start, stop, room.speech)
         rng = generator(self.key, REMIX, epoch, position)
         partners = pool.rows[rng.integers(len(pool.rows), size=PARTNERS)]
         lengths = self.index.frames[partners]
@@ -196,19 +269,45 @@ class Stream:
         eq_db = transforms.draw_eq(rng) if rng.random() < EQ_SHARE else None
         frames = min(stop - start, int(self.index.frames[partner]))
         at = transforms.crop_start(int(self.index.frames[partner]), frames, rng)
-        noise, clean = self._read(partner, "noise", at, at + frames), clean[:frames]
+        talker = harder.draw_talker(self.key, config.talker_share, at_item, pool, row, frames)
+        second = harder.draw_second(self.key, config.two_noise_share, at_item, pool, partner, frames, EQ_SHARE)
+        response = room.noise if room is not None and (noise_too or talker is not None) else None
+        if talker is not None:
+            eq_db, snr_db = None, talker.snr_db
+            noise = self._heard(talker.row, "clean", talker.start, talker.start + frames, response)
+        else:
+            noise = self._heard(partner, "noise", at, at + frames, response)
+        clean = clean[:frames]
         if eq_db is not None:
-            noise = transforms.apply_eq(noise, eq_db, self.dataset.sample_rate)
-        if kind < config.noise_share:
+            noise = transforms.apply_eq(noise, eq_db, rate)
+        rng_keep = generator(self.key, KEEP, epoch, position)
+        apart = second is not None or talker is not None
+        keep = config.keep_share > 0 and rng_keep.random() < (config.keep_share if apart else harder.KEEP_ALONE)
+        no_speech = keep and second is not None and mode != "none" and rng_keep.random() < harder.KEEP_NO_SPEECH
+        if kind < config.noise_share or no_speech:
             clean = np.zeros_like(clean)
         elif kind < config.noise_share + config.clean_share:
             snr_db = CLEAN_SNR_DB
-        noisy = clean + np.float32(transforms.noise_gain(clean, noise, snr_db)) * noise
-        return Heard(noisy, clean, Item(partner, at, at + frames), eq_db, f"{self._name(row)}+{self._name(partner)}")
+        rest, second_gain, whole = None, 1.0, noise
+        if second is not None:
+            rest = self._heard(second.item.row, "noise", second.item.start, second.item.stop, response)
+            if second.eq_db is not None:
+                rest = transforms.apply_eq(rest, second.eq_db, rate)
+            second_gain = transforms.noise_gain(noise, rest, second.relative_db)
+            rest = np.float32(second_gain) * rest
+            whole = noise + rest
+        gain = np.float32(transforms.noise_gain(clean, whole, snr_db))
+        key = f"{self._name(row)}+{self._name(partner if talker is None else talker.row)}"
+        if second is not None:
+            key += f"+{self._name(second.item.row)}"
+        return Heard(
+            clean + gain * whole, clean, Item(partner, at, at + frames), eq_db, key, response, second,
+            None if rest is None else gain * rest, second_gain, talker, keep,
+        )  # fmt: skip
 
-    def _clean_crop(self, rng: np.random.Generator, row: int) -> tuple[int, int, np.ndarray]:
+    def _clean_crop(self, rng: np.random.Generator, row: int, crop: int) -> tuple[int, int, np.ndarray]:
         """(start, stop, clean): a uniform crop; where that is digital silence, one with sound in it."""
-        frames, crop = int(self.index.frames[row]), self.config.crop_frames
+        frames = int(self.index.frames[row])
         start = transforms.crop_start(frames, crop, rng)
         clean = self._read(row, "clean", start, min(start + crop, frames))
         if frames > crop and not clean.any():
@@ -229,6 +328,14 @@ class Stream:
         seconds = generator(self.key, LENGTH, epoch, index).uniform(*self.config.ref_range)
         return round(seconds * self.dataset.sample_rate)
 
+    def _crop_frames(self, epoch: int, index: int) -> int:
+        """Samples of the crops of one batch, even in log length; the same on every rank."""
+        longest, shortest = self.config.crop_frames, self.config.shortest_crop_frames
+        if shortest is None:
+            return longest
+        u = generator(self.key, SHORT, epoch, index).random()
+        return round(shortest * (longest / shortest) ** u)
+
     def _window_pool(self, epoch: int, number: int, rows: np.ndarray) -> Pool:
         if self.order.single:
             return self.pool
@@ -240,6 +347,9 @@ class Stream:
 
     def _read(self, row: int, field: str, start: int, stop: int | None) -> np.ndarray:
         return self.dataset.read(self.split, row, field, start, stop)
+
+    def _heard(self, row: int, field: str, start: int, stop: int, response: np.ndarray | None) -> np.ndarray:
+        return harder.heard(self._read, row, field, start, stop, response, self.dataset.sample_rate)
 
     def _name(self, row: int) -> str:
         return bytes(self.index.key[row]).decode()

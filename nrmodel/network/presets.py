@@ -31,6 +31,7 @@ class ModelConfig:
     conditioning: str = "spectrum"  # "none", "additive", "film", "spectrum" (compact: additive and the clip's spectrum)
     encoder: str = "conv"  # "conv", "stats"
     z_dim: int = 64
+    keep: bool = False  # the switch between "all noise goes" and "only the clip's noise goes" (nrmodel.reference)
     level: str = "loudness"  # what a wave is divided by: "loudness" (a robust RMS) or "max" (its largest sample)
     pad: str = "zeros"  # how frames are filled up to the network's multiple: "zeros", "reflection"
     nfe: int = 1  # network calls of an enhancement, where none are asked for
