@@ -45,6 +45,14 @@ def numbers(kind, value: str, option: str, least: float = -math.inf) -> list:
 )
 @click.option("--seeds", default="0", show_default=True, help="Seeds of clips and sampler noise.")
 @click.option("--peer", "peers", help="Other enhancers on the same files, or all (extra: peers).")
+@click.option("--channel", default="", help="All through a channel: telephone, lowpass-4k, 48k, 44.1k, mp3 and so on.")
+@click.option("--room", type=click.FloatRange(0.15, 0.6), help="The speech in a room of that T60 in seconds.")
+@click.option("--snr", type=click.FloatRange(-40, 60), help="The noise brought to that SNR in dB.")
+@click.option(
+    "--selective",
+    type=click.Choice(["two-noises", "talker"]),
+    help="Instead: mixtures of two sounds, the clip from one; decibels taken from each part.",
+)
 @click.option("--limit", type=click.IntRange(1), help="That many files, drawn evenly from the split.")
 @click.option("--out", type=FOLDER, help="Folder of rows and tables. Default: out/evaluate-<system>-<data>.")
 @click.option("--clean", type=FOLDER, help="Plain folders instead of shards: the clean files,")
@@ -55,8 +63,8 @@ def numbers(kind, value: str, option: str, least: float = -math.inf) -> list:
 @click.option("--force", is_flag=True, help="Start anew where --out holds another evaluation.")
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json instead of the table.")
 def command(
-    checkpoint, shards, split, modes, ref_seconds, nfe, sampler, seeds, peers, limit, out, clean, noisy, ref, enhanced,
-    workers, force, as_json,
+    checkpoint, shards, split, modes, ref_seconds, nfe, sampler, seeds, peers, channel, room, snr, selective, limit,
+    out, clean, noisy, ref, enhanced, workers, force, as_json,
 ):  # fmt: skip
     """Score a model, peers or finished files: PESQ-WB, ESTOI and SI-SDR by reference mode, with clustered intervals.
 
@@ -70,10 +78,15 @@ def command(
         raise click.UsageError("--shards or --clean and --noisy, not both")
     if ref is not None and noisy is None:
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
+    if clean is not None and (channel or room is not None or snr is not None):
+        raise click.UsageError("--channel, --room and --snr are for --shards: folders are taken as they are")
+    if selective and (noisy is not None or channel or room is not None or snr is not None):
+        raise click.UsageError("--selective makes its own mixtures from --shards: no folders and no conditions")
     if sampler == "published" and (peers or enhanced) and checkpoint is None:
         raise click.UsageError("--sampler is for a model: give its --checkpoint")
     from nrdata.labels import printable
     from nrdata.sampling.pool import MIN_REF_SECONDS
+    from nrmodel.evaluation.conditions import Conditions
     from nrmodel.evaluation.evaluate import evaluate
     from nrmodel.evaluation.folders import RATE_RULE
 
@@ -101,8 +114,14 @@ def command(
         click.echo(f"model: {printable(taken)} ({system})", err=True)
         if model.null(1) is None and modes != "none":
             click.echo("model: trained without references, so evaluated with none", err=True)
-    out = out or Path("out") / f"evaluate-{system}-{data}"
+    out = out or Path("out") / f"{selective or 'evaluate'}-{system}-{data}"
     click.echo(f"out: {printable(str(out))}", err=True)
+    if selective:
+        from nrmodel.evaluation import selective as parts
+
+        summary = parts.evaluate(model, dataset, split, selective, out, peers.split(",") if peers else [], limit)
+        click.echo(json.dumps(summary, indent=1) if as_json else (out / "table.md").read_text("utf-8"), nl=False)
+        return 0
     if noisy is not None and clean is None:
         return rate(noisy, out, enhanced, model, ref, limit, budgets[0], as_json)
     summary = evaluate(
@@ -122,6 +141,7 @@ def command(
         limit=limit,
         workers=workers,
         force=force,
+        conditions=Conditions(channel, room, snr),
     )
     click.echo(json.dumps(summary, indent=1) if as_json else (out / "table.md").read_text(encoding="utf-8"), nl=False)
     late = sum(

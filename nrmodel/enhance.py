@@ -62,13 +62,15 @@ def enhance_array(
     ref_sample_rate: int | None = None,
     nfe: int | None = None,
     seed: int = 0,
+    keep_rest: bool = False,
 ) -> np.ndarray:
     """Enhanced float32 sound of the shape, rate and level of `noisy`, float `(samples,)` or `(samples, channels)`.
 
     `ref`: a clip of the noise alone, of any length, rate (`ref_sample_rate`, by default that of `noisy`) and channel
     count; where it is doubtful, or too short, silent or speech and so not used, a `ReferenceWarning` says so. Or what
     `model.embed` made of a clip, which is used as it is. `nfe`: calls of the network a window (the model's default if
-    None). Raises `UserError` for integer, empty or non-finite sound.
+    None). `keep_rest`: only the clip's sound goes, and everything else stays. Raises `UserError` for integer, empty or
+    non-finite sound, and for `keep_rest` without a clip that can be used.
     """
     x = _checked(noisy, sample_rate, "the noisy sound")
     z_r = None
@@ -76,9 +78,11 @@ def enhance_array(
         z_r = ref
     elif ref is not None:
         clip = _checked(ref, ref_sample_rate or sample_rate, "the reference")
-        z_r, notes = embed_reference(model, clip, ref_sample_rate or sample_rate)
+        z_r, notes = embed_reference(model, clip, ref_sample_rate or sample_rate, keep_rest)
         for note in notes:
             warnings.warn(f"the reference {note}", ReferenceWarning, stacklevel=2)
+    if keep_rest:
+        check_clip(z_r)
     block = int(BLOCK_SECONDS * sample_rate)
 
     def blocks() -> Iterator[np.ndarray]:
@@ -89,18 +93,29 @@ def enhance_array(
     return y.reshape(np.shape(noisy))
 
 
-def embed_reference(model: Any, clip: np.ndarray, sample_rate: int) -> tuple[torch.Tensor | None, list[str]]:
-    """A clip `(frames, channels)` -> (z_r `(1, D)`, or None where the clip counts as missing; what is to be said)."""
+def check_clip(z_r: torch.Tensor | None) -> None:
+    """Without a clip, nobody knows what is to stay."""
+    if z_r is None:
+        raise UserError("to keep the rest, a clip of what is to go is needed: give --ref or --ref-span", kind="no_clip")
+
+
+def embed_reference(
+    model: Any, clip: np.ndarray, sample_rate: int, keep_rest: bool = False
+) -> tuple[torch.Tensor | None, list[str]]:
+    """A clip `(frames, channels)` -> (z_r `(1, D)`, or None where the clip counts as missing; what is to be said).
+
+    With `keep_rest` a clip of speech is taken, too: a talker may be what is to go.
+    """
     if not np.isfinite(clip).all():
         raise UserError("the reference holds non-finite samples", kind="not_finite")
     if model.null(1) is None:
         return None, ["is not used: this model was trained without one"]
     mono = audio.resample(audio.to_mono(clip[: int(MAX_REF_SECONDS * sample_rate)]), sample_rate, model.sample_rate)
-    missing, notes = judge_reference(mono, model.sample_rate)
-    return (None if missing else model.embed(mono, model.sample_rate)), notes
+    missing, notes = judge_reference(mono, model.sample_rate, speech_may_go=keep_rest)
+    return (None if missing else model.embed(mono, model.sample_rate, keep_rest)), notes
 
 
-def judge_reference(clip: np.ndarray, sample_rate: int) -> tuple[bool, list[str]]:
+def judge_reference(clip: np.ndarray, sample_rate: int, speech_may_go: bool = False) -> tuple[bool, list[str]]:
     """Mono sound -> (counts as missing?, what is to be said about it, each continuing "the reference ...")."""
     seconds = len(clip) / sample_rate
     if seconds < MIN_REF_SECONDS:
@@ -108,7 +123,7 @@ def judge_reference(clip: np.ndarray, sample_rate: int) -> tuple[bool, list[str]
     if audio.rms_dbfs(clip) < SILENT_DBFS:
         return True, ["is silent: works without reference"]
     at_rate = audio.resample(clip, sample_rate, speech_activity.RATE)
-    if speech_activity.is_speech(at_rate):
+    if not speech_may_go and speech_activity.is_speech(at_rate):
         return True, ["is speech with little noise: works without reference"]
     notes = []
     if is_clipped(clip):

@@ -38,14 +38,16 @@ def enhance_files(
     seed: int = 0,
     force: bool = False,
     progress: Progress | None = None,
+    keep_rest: bool = False,
 ) -> Iterator[Outcome]:
     """Do the jobs one by one; a file that fails becomes an `Outcome` with its reason, and the next one follows.
 
-    Raises `UserError` before any work where an output exists that the same command did not make (unless `force`).
+    `keep_rest`: only what the clip holds goes. Raises `UserError` before any work where an output exists that the same
+    command did not make (unless `force`).
     """
-    settings = [_settings(model, job, nfe, seed) for job in jobs]
+    settings = [_settings(model, job, nfe, seed) | ({"keep_rest": True} if keep_rest else {}) for job in jobs]
     made = [None if force else _made(job, wanted) for job, wanted in zip(jobs, settings, strict=True)]
-    references = _References(model)
+    references = _References(model, keep_rest)
     for job, wanted, row in zip(jobs, settings, made, strict=True):
         outcome = Outcome(job)
         try:
@@ -84,6 +86,8 @@ def _enhance_file(
     if suffix == ".wav" and measured.frames * channels * width > WAV_LIMIT:
         raise UserError(f"{job.out} would be over 4 GiB: name it .flac in a --pairs CSV", kind="container")
     z_r = references.of(job, rate, measured.frames, outcome)
+    if references.keep_rest:
+        enhance.check_clip(z_r)
     with tempfile.TemporaryFile(dir=job.out.parent) as spool:
         peak = 0.0
         for y in enhance.enhance_blocks(model, source.blocks(), measured, rate, z_r, nfe, seed):
@@ -140,8 +144,8 @@ class _Source:
 class _References:
     """The embedded reference of each job; a clip shared by neighbouring jobs is read and embedded once."""
 
-    def __init__(self, model: Any):
-        self.model = model
+    def __init__(self, model: Any, keep_rest: bool = False):
+        self.model, self.keep_rest = model, keep_rest
         self.path: Path | None = None
         self.last: tuple[torch.Tensor | None, list[str], np.ndarray, str] | None = None
 
@@ -181,7 +185,7 @@ class _References:
     def _embed(self, clip: np.ndarray, rate: int) -> tuple[torch.Tensor | None, list[str], np.ndarray]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", audio.ChannelsCancel)
-            z_r, notes = enhance.embed_reference(self.model, clip, rate)
+            z_r, notes = enhance.embed_reference(self.model, clip, rate, self.keep_rest)
             mono = audio.resample(audio.to_mono(clip), rate, speech_activity.RATE)
         cancel = [f": {w.message}" for w in caught if issubclass(w.category, audio.ChannelsCancel)]
         return z_r, [*cancel[:1], *notes], mono

@@ -145,11 +145,13 @@ class Model(nn.Module):
         ref_sample_rate: int | None = None,
         nfe: int | None = None,
         seed: int = 0,
+        keep_rest: bool = False,
     ) -> np.ndarray:
-        """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`."""
+        """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`; `keep_rest`:
+        only what the clip holds goes."""
         from nrmodel.enhance import enhance_array
 
-        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed)
+        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, keep_rest)
 
 
 def _network(config: ModelConfig) -> nn.Module:

@@ -14,7 +14,7 @@ import numpy as np
 from nrdata.builders import rooms
 from nrdata.sampling.keyed import ROOM, generator, key_of
 
-BANK = 128  # rooms of one seed
+BANK = 64  # rooms of one seed
 T60_SECONDS = (0.15, 0.7)
 LEAD_SECONDS = 0.5  # of sound before a crop, whose reverberation is heard in it
 BEFORE = 40  # samples in front of the direct path

@@ -31,6 +31,7 @@ from nrdata.labels import is_unknown
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
 from nrmodel.evaluation import tables
+from nrmodel.evaluation.conditions import Changed, Conditions
 from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores
 from nrmodel.evaluation.rungs import Reference, parse_rung, reference
@@ -94,6 +95,9 @@ class ShardFiles:
         return reference(self.dataset, self.split, row, mode, ref_seconds, seed)
 
 
+Files = ShardFiles | FolderFiles | Changed
+
+
 def evaluate(
     model: Any = None,
     dataset: Any = None,
@@ -112,6 +116,7 @@ def evaluate(
     limit: int | None = None,
     workers: int | None = None,
     force: bool = False,
+    conditions: Conditions = Conditions(),
 ) -> dict[str, Any]:
     """Score a model, peers or a folder of estimates, on a split of `dataset` or on plain folders; returns the summary.
 
@@ -119,9 +124,11 @@ def evaluate(
     time by system and calls), run.json (revision, versions, fingerprint, digest). A finished `out` of the same request
     is only read. Raises `UserError` where `out` holds another evaluation and `force` is not set.
     """
-    files: ShardFiles | FolderFiles
+    files: Files
     if dataset is not None:
         files = ShardFiles(dataset, split, limit)
+        if conditions.told():
+            files = Changed(files, conditions)
         for mode in modes:
             parse_rung(mode)
     elif clean is not None and noisy is not None:
@@ -141,6 +148,8 @@ def evaluate(
         "systems": {system.name: list(system.budgets) for system in systems},
         "folders": [str(folder) if folder else "" for folder in (clean, noisy, ref, enhanced)],
     }  # fmt: skip
+    if conditions.told():
+        request["conditions"] = conditions.told()
     if getattr(model, "published_sampler", False):
         request["sampler"] = "published"
     training_data = getattr(model, "training_data", None)
@@ -155,7 +164,7 @@ def evaluate(
 
 
 def run(
-    files: ShardFiles | FolderFiles, systems: list[System], out: Path, training_data: dict | None, workers: int
+    files: Files, systems: list[System], out: Path, training_data: dict | None, workers: int
 ) -> None:
     """Make the rows that are missing, then sort and name the file."""
     partial = out / "rows.partial"
@@ -200,7 +209,7 @@ def run(
     partial.unlink()
 
 
-def plan(files: ShardFiles | FolderFiles, systems: list[System]) -> Iterator[tuple[int, list[Job]]]:
+def plan(files: Files, systems: list[System]) -> Iterator[tuple[int, list[Job]]]:
     """Every file with its jobs, in file order. A mode without a reference has one length, 0."""
     for place, row in enumerate(files.rows):
         jobs = []
@@ -214,7 +223,7 @@ def plan(files: ShardFiles | FolderFiles, systems: list[System]) -> Iterator[tup
 
 
 def enhanced_row(
-    files: ShardFiles | FolderFiles, row: int, facts: dict[str, Any], sounds: Sounds, job: Job, stopwatch: Stopwatch
+    files: Files, row: int, facts: dict[str, Any], sounds: Sounds, job: Job, stopwatch: Stopwatch
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """The row without its scores, and the estimate; `fault` names why there is none."""
     clip = files.reference(row, sounds, job.mode, job.ref_seconds, job.seed)
