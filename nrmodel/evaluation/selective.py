@@ -35,7 +35,7 @@ from nrmodel.evaluation.folders import drawn
 from nrmodel.evaluation.statistics import interval
 
 KINDS = ("two-noises", "talker")
-SECONDS = 3.0  # of a mixture, at most
+SECONDS = 2.0  # of a mixture, at most
 SPEECHLESS = 4  # one of so many two-noise mixtures holds no speech
 FRAME = 512
 FIGURES = ("clip_db", "rest_db", "speech_db", "apart_db", "kept_db", "kept_gain_db")
