@@ -81,7 +81,7 @@ def test_the_command_writes_rows_and_a_table(tiny_dataset, tmp_path, capsys):
     assert run([*asked.split(), "--peer", "mmse-lsa", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "| peer:mmse-lsa | 3 |" in shown and "| ideal mask | 3 |" in shown
-    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "parts.jsonl").read_text().splitlines()]
     assert len(rows) == 9 and set(selective.FIGURES) < set(rows[0])
     assert run([*asked.split(), "--out", str(out)]) == 2 and "not empty" in capsys.readouterr().err
     assert run([*asked.split(), "--snr", "3", "--out", str(tmp_path / "b")]) == 2

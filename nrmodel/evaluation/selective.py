@@ -165,7 +165,7 @@ def systems(model: Any, peers: Sequence[str]) -> dict[str, System]:
 def evaluate(
     model: Any, dataset: Any, split: str, kind: str, out: Path, peers: Sequence[str] = (), limit: int | None = None
 ) -> dict[str, Any]:
-    """Rows, `summary.json` and `table.md` into `out`; the summary. Raises `UserError` where `out` is not empty."""
+    """`parts.jsonl`, `summary.json` and `table.md` into `out`; the summary. `UserError` where `out` is not empty."""
     if kind not in KINDS:
         raise UserError(f"{kind!r} is unknown: choose from {', '.join(KINDS)}", "kind")
     out.mkdir(parents=True, exist_ok=True)
@@ -182,20 +182,20 @@ def evaluate(
                 continue
             for name, system in asked.items():
                 told = {k: None if v is None else round(v, 4) for k, v in figures(system(parts), parts).items()}
-                names = {"key": parts.key, "env_id": parts.env_id, "rest": parts.rest_id, "speaker": parts.speaker}
-                rows.append({**names, "system": name, **told})
+                facts = {"env_id": parts.env_id, "rest": parts.rest_id, "speaker": parts.speaker}
+                rows.append({"kind": kind, "key": parts.key, **facts, "system": name, **told})
     if not rows:
         raise UserError(f"no row of {split} has a partner and a clip for {kind}", "empty")
-    write_text(out / "rows.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+    write_text(out / "parts.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
     made_with = provenance() | {"fingerprint": str(dataset.fingerprint), "kind": kind, "split": split, "limit": limit}
     write_text(out / "run.json", json.dumps(made_with, indent=1) + "\n")
-    return write_summary(rows, kind, out)
+    return write_summary(rows, out)
 
 
-def write_summary(rows: list[dict[str, Any]], kind: str, out: Path) -> dict[str, Any]:
+def write_summary(rows: list[dict[str, Any]], out: Path) -> dict[str, Any]:
     """`summary.json` and `table.md` from rows: means with 95 % intervals, clustered by the clip's environment."""
     names = list(dict.fromkeys(row["system"] for row in rows))
-    summary: dict[str, Any] = {"kind": kind, "systems": {}}
+    summary: dict[str, Any] = {"kind": rows[0]["kind"], "systems": {}}
     for name in names:
         own = [row for row in rows if row["system"] == name]
         told: dict[str, Any] = {"files": len(own)}
