@@ -138,7 +138,8 @@ def evaluate(
         raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
     systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
     if model is not None:
-        systems += model_systems(model, files.sample_rate, modes, ref_seconds, nfe, seeds)
+        asked = model_systems(model, files.sample_rate, modes, ref_seconds, nfe, seeds)
+        systems += asked[:1] if conditions.told() else asked  # the negative controls are of the straight sound
     systems += [peer_system(name, modes, ref_seconds) for name in peer_functions.chosen(peers)]
     if enhanced is not None:
         systems.append(folder_system(enhanced, [files.key(row) for row in files.rows]))
