@@ -2,6 +2,7 @@
 
     rows.jsonl (speed.json)       -> summary.json, table.csv, table.md, means.png, calls.png (several numbers of calls)
     parts.jsonl                   -> summary.json, table.md (`nr evaluate --selective`)
+    against.toml                  -> table.md (two models under the same conditions)
     log.jsonl                     -> loss.png
     plan.toml with cells/         -> verdicts.json, report.md and its pictures (`nr experiment`)
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import click
 
-SOURCES = ("rows.jsonl", "parts.jsonl", "log.jsonl", "plan.toml")
+SOURCES = ("rows.jsonl", "parts.jsonl", "against.toml", "log.jsonl", "plan.toml")
 TABLES = ("summary.json", "table.csv", "table.md", "verdicts.json", "report.md")
 
 
@@ -80,6 +81,10 @@ def make(folder: Path, out: Path) -> None:
         from nrmodel.evaluation.selective import write_summary
 
         write_summary(read_rows(folder / "parts.jsonl"), out)
+    if (folder / "against.toml").exists():
+        from nrmodel.evaluation.against import write_against
+
+        write_against(folder, out)
     if (folder / "log.jsonl").exists():
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         told = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]
