@@ -34,7 +34,7 @@ def write_against(folder: Path, out: Path) -> None:
         f"{asked['before']} -> {asked['after']}, PESQ-WB / ESTOI / SI-SDR dB; differences of the same files with 95 % "
         "intervals over environments and speakers",
         "",
-        "| condition | files | noisy | without clip | with clip | after - before, with clip | worth of the clip, after |",
+        "| condition | files | noisy | without clip | with clip | after - before, with clip | the clip, after |",
         "|---|---|---|---|---|---|---|",
     ]
     others = []
