@@ -10,11 +10,11 @@ from cli.results import make
 from nrmodel.evaluation.against import write_against
 
 
-def planted(folder, shift, system="nr:1", peers=()):
-    """40 files of 10 environments and 10 speakers; with the clip `shift` more ESTOI than without."""
+def planted(folder, shift, system="nr:1", plain=0.1, peers=()):
+    """40 files of 10 environments and 10 speakers; without clip `plain` over noisy, with it `shift` more ESTOI."""
     folder.mkdir(parents=True)
     lines = []
-    for name, mode, more in (("noisy", "none", 0.0), (system, "none", 0.1), (system, "disjoint", 0.1 + shift), *peers):
+    for name, mode, more in (("noisy", "none", 0.0), (system, "none", plain), (system, "disjoint", plain + shift), *peers):
         for i in range(40):
             base = 0.4 + 0.002 * i
             lines.append(
@@ -25,7 +25,7 @@ def planted(folder, shift, system="nr:1", peers=()):
 
 
 def test_differences_are_paired_and_the_peers_stand_below(tmp_path):
-    planted(tmp_path / "telephone-first", 0.02, peers=[("peer:dtln", "none", 0.05)])
+    planted(tmp_path / "telephone-first", 0.04, plain=0.08, peers=[("peer:dtln", "none", 0.05)])
     planted(tmp_path / "telephone-shipped", 0.05, "nr:2")
     (tmp_path / "against.toml").write_text('before = "first"\nafter = "shipped"\nconditions = ["telephone"]\n')
     write_against(tmp_path, tmp_path)
