@@ -14,7 +14,8 @@ def planted(folder, shift, system="nr:1", plain=0.1, peers=()):
     """40 files of 10 environments and 10 speakers; without clip `plain` over noisy, with it `shift` more ESTOI."""
     folder.mkdir(parents=True)
     lines = []
-    for name, mode, more in (("noisy", "none", 0.0), (system, "none", plain), (system, "disjoint", plain + shift), *peers):
+    own = ("noisy", "none", 0.0), (system, "none", plain), (system, "disjoint", plain + shift)
+    for name, mode, more in (*own, *peers):
         for i in range(40):
             base = 0.4 + 0.002 * i
             lines.append(
