@@ -31,7 +31,7 @@ class Echo(NamedTuple):
 @lru_cache(maxsize=2 * BANK)
 def echo(seed: int, number: int, sample_rate: int, t60_s: tuple[float, float] = T60_SECONDS) -> Echo:
     """Room `number` of the bank of a seed: the same in every process, simulated where it is first asked for."""
-    room = rooms.draw(generator(key_of("room", seed, number, *t60_s), ROOM), t60_s, sample_rate)
+    room = rooms.draw(generator(key_of("room", seed, number, *map(str, t60_s)), ROOM), t60_s, sample_rate)
     speech, noise = rooms.responses(room, sample_rate)
     return Echo(
         _aligned(speech, _distance_m(room, "speech_m"), sample_rate),

@@ -52,14 +52,14 @@ class StreamConfig:
         low, high = self.ref_range
         share = (self.ref_dropout, self.clean_share, self.noise_share, self.clean_share + self.noise_share)
         harder_shares = (self.room_share, self.two_noise_share, self.talker_share, self.keep_share)
-        share += (self.channel_share, *harder_shares)
+        shares = (*share, self.channel_share, *harder_shares)
         wrong = {
             "batch_size must be 1 or more": self.batch_size < 1,
             "crop_frames must be 1 or more": self.crop_frames < 1,
             f"ref_seconds must be finite, {MIN_REF_SECONDS} or more, low before high": not (
                 MIN_REF_SECONDS <= low <= high < math.inf
             ),
-            "every share must lie in 0 to 1": not all(0 <= s <= 1 for s in share),
+            "every share must lie in 0 to 1": not all(0 <= s <= 1 for s in shares),
             "talkers need a reference law: without a clip nobody says who is the noise": self.talker_share > 0
             and parse_law(self.law).modes == ("none",),
             "rooms, two noises, talkers and keep need remix": any(harder_shares) and not self.remix,

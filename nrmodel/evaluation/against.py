@@ -91,7 +91,8 @@ def difference(a: dict[str, dict[str, Any]], b: dict[str, dict[str, Any]]) -> st
     for name in METRICS:
         keys = [k for k in a if k in b and a[k][name] is not None and b[k][name] is not None]
         values = np.array([a[k][name] - b[k][name] for k in keys])
-        told = interval(values, *(np.array([a[k][label] for k in keys]) for label in ("env_id", "speaker")))
+        environments, speakers = (np.array([a[k][label] for k in keys]) for label in ("env_id", "speaker"))
+        told = interval(values, environments, speakers)
         digits = DIGITS[name]
         span = "" if told.low is None else f" [{told.low:+.{digits}f}, {told.high:+.{digits}f}]"
         cells.append(f"{told.mean:+.{digits}f}{span}")
