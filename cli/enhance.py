@@ -13,6 +13,7 @@ import click
 @click.option("--pairs", type=click.Path(path_type=Path), help="CSV with the columns noisy,ref,out, instead of NOISY.")
 @click.option("--ref", type=click.Path(path_type=Path), help="A clip of the noise alone, 0.25 s or longer.")
 @click.option("--ref-span", metavar="A-B|auto", help="Take the clip from the file: seconds, or its longest pause.")
+@click.option("--keep-rest", is_flag=True, help="Remove only what the clip holds; speech and all else stay.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results. Default: enhanced.")
 @click.option("--residual", is_flag=True, help="Also write what was removed, <stem>.residual.wav.")
 @click.option("--nfe", type=click.IntRange(1, 1000), help="Calls of the network. Default: the model's own.")
@@ -25,6 +26,7 @@ def command(
     pairs: Path | None,
     ref: Path | None,
     ref_span: str | None,
+    keep_rest: bool,
     out: Path | None,
     residual: bool,
     nfe: int | None,
@@ -63,7 +65,11 @@ def command(
 
     done = []
     with Progress(round(declared_seconds(jobs)), "seconds of sound") as progress:
-        for outcome in enhance_files(model, jobs, nfe, seed, force, lambda seconds: progress.advance(round(seconds))):
+
+        def advance(seconds: float) -> None:
+            progress.advance(round(seconds))
+
+        for outcome in enhance_files(model, jobs, nfe, seed, force, advance, keep_rest):
             done.append(outcome)
             for note in outcome.warnings():
                 click.echo(f"nr: {printable(note)}", err=True)

@@ -50,7 +50,11 @@ def command(
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
     if request.sampler != "budget" and (request.peers or request.enhanced) and checkpoint is None:
         raise click.UsageError("--sampler is for a model: give its --checkpoint")
+    unused = values.keys() - {"selective", "split", "peers", "limit"} if request.selective else ()
+    if unused:
+        raise click.UsageError(f"--selective takes --split, --peer and --limit, not {', '.join(sorted(unused))}")
     from nrdata.labels import printable
+    from nrmodel.evaluation import selective
     from nrmodel.evaluation.evaluate import evaluate
     from nrmodel.evaluation.folders import RATE_RULE
 
@@ -76,10 +80,15 @@ def command(
         click.echo(f"model: {printable(taken)} ({system})", err=True)
         if not model.takes_reference and request.modes != ("none",):
             click.echo("model: trained without references, so evaluated with none", err=True)
-    out = out or Path("out") / f"evaluate-{system}-{data}"
+    out = out or Path("out") / f"{request.selective or 'evaluate'}-{system}-{data}"
     click.echo(f"out: {printable(str(out))}", err=True)
     if request.noisy is not None and request.clean is None:
         return rate(request, model, out, as_json)
+    if request.selective:
+        assert dataset is not None
+        parts = selective.evaluate(model, dataset, request, out)
+        click.echo(json.dumps(parts, indent=1) if as_json else (out / "table.md").read_text("utf-8"), nl=False)
+        return 0
     summary = evaluate(model, dataset, request, out)
     table = (out / "table.md").read_text(encoding="utf-8")
     click.echo(json.dumps(summary, indent=1) if as_json else table, nl=False)

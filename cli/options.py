@@ -57,7 +57,7 @@ def given(cls: type[Dataclass], values: dict[str, Any]) -> dict[str, Any]:
 def _flag(o: Option) -> Callable[[Any], Any]:
     default = o.default_text()
     text = f"{o.of.help}  [default: {default}]" if default else o.of.help
-    names = (o.name, "--" + o.flag.replace("_", "-"))
+    names = (o.name, *("--" + flag.replace("_", "-") for flag in (o.flag, o.of.older) if flag))
     if o.kind.item is bool:
         return click.option(*names, cls=Flag, main=o.of.main, is_flag=True, default=None, help=text)
     choices = f"[{'|'.join(map(str, o.of.choices))}]" if o.of.choices else None

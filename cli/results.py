@@ -1,6 +1,8 @@
 """`make results`: every table and picture under results/ again, from the rows and logs committed there.
 
     rows.jsonl (speed.json)       -> summary.json, table.csv, table.md, means.png, calls.png (several numbers of calls)
+    parts.jsonl                   -> summary.json, table.md (`nr evaluate --selective`)
+    against.toml                  -> table.md (two models under the same conditions)
     log.jsonl                     -> loss.png
     plan.toml with cells/         -> verdicts.json, report.md and its pictures (`nr experiment`)
 
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import click
 
+SOURCES = ("rows.jsonl", "parts.jsonl", "against.toml", "log.jsonl", "plan.toml")
 TABLES = ("summary.json", "table.csv", "table.md", "verdicts.json", "report.md")
 
 
@@ -33,7 +36,7 @@ def command(results: Path, check: bool) -> int:
 
     changed: list[Path] = []
     count = 0
-    for folder in sorted({p.parent for name in ("rows.jsonl", "log.jsonl", "plan.toml") for p in results.rglob(name)}):
+    for folder in sorted({p.parent for name in SOURCES for p in results.rglob(name)}):
         made, different = rebuild(folder, check)
         count += made
         changed += different
@@ -76,6 +79,14 @@ def make(folder: Path, out: Path) -> None:
             write_bytes(out / "means.png", plots.means_by_mode(summary))
         if curves := plots.quality_by_calls(summary):
             write_bytes(out / "calls.png", curves)
+    if (folder / "parts.jsonl").exists():
+        from nrmodel.evaluation.selective import read_parts, write_summary
+
+        write_summary(read_parts(folder / "parts.jsonl"), out)
+    if (folder / "against.toml").exists():
+        from nrmodel.evaluation.against import write_against
+
+        write_against(folder, out)
     if (folder / "log.jsonl").exists():
         lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         told = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]

@@ -11,7 +11,8 @@ import json
 
 import numpy as np
 
-ORDER, CROP, REMIX, LAW, CLIP, LENGTH = range(6)  # purposes of the stream; the law cannot change the crop
+# Purposes of the stream: the law cannot change the crop, a room not the noise, and so on.
+ORDER, CROP, REMIX, LAW, CLIP, LENGTH, CHANNEL, ROOM, SECOND, TALKER, KEEP, SHORT = range(12)
 
 
 def key_of(*parts: int | str | bytes) -> np.ndarray:
@@ -28,6 +29,11 @@ def generator(key: np.ndarray, purpose: int, epoch: int = 0, position: int = 0) 
     return np.random.Generator(np.random.Philox(key=key, counter=[0, position, epoch, purpose]))
 
 
+def bank_rng(seed: int, number: int, t60_s: tuple[float, float]) -> np.random.Generator:
+    """A bank of rooms': of one room of a seed, whose reverberation time lies in `t60_s`."""
+    return generator(key_of("room", seed, number, *map(str, t60_s)), ROOM)
+
+
 def plan_rng(*parts: object) -> np.random.Generator:
     """A builder's: of what is named (seed, purpose, index, ...)."""
     digest = hashlib.sha256(json.dumps([str(p) for p in parts]).encode()).digest()
@@ -37,6 +43,16 @@ def plan_rng(*parts: object) -> np.random.Generator:
 def rung_rng(seed: int, key: str, purpose: str) -> np.random.Generator:
     """An evaluation's, for the clip of one file: what is made of it or drawn for it."""
     return generator(key_of("rung", seed, key, purpose), CLIP)
+
+
+def condition_rng(key: str) -> np.random.Generator:
+    """An evaluation's under conditions: which room the speech of one file is in."""
+    return generator(key_of("condition", key), ROOM)
+
+
+def selective_rng(kind: str, seed: int, key: str) -> np.random.Generator:
+    """An evaluation's of selective removal: the partner and the clip of one file."""
+    return generator(key_of("selective", kind, seed, key), SECOND)
 
 
 def noise_seed(key: str, seed: int) -> int:

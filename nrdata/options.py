@@ -54,6 +54,7 @@ class Description:
     affects: Affects
     main: bool  # stands first in --help and in tables
     flag: str  # the users' name, where it is not the field's
+    older: str  # a former flag, still taken
     repeated: bool  # a tuple whose flag is given several times; otherwise a tuple is one text with commas
 
 
@@ -111,11 +112,11 @@ class Option:
 def option(
     default: Any = dataclasses.MISSING, help: str = "", *, choices: Collection[Any] = (), at_least: float | None = None,
     at_most: float | None = None, above: float | None = None, unit: str = "", unset: str = "",
-    affects: Affects = "result", main: bool = False, flag: str = "", repeated: bool = False,
+    affects: Affects = "result", main: bool = False, flag: str = "", older: str = "", repeated: bool = False,
 ) -> Any:  # fmt: skip
     """A dataclass field with its description (see `Description`). Numbers are finite; limits hold for every member of
     a tuple."""
-    of = Description(help, choices, at_least, at_most, above, unit, unset, affects, main, flag, repeated)
+    of = Description(help, choices, at_least, at_most, above, unit, unset, affects, main, flag, older, repeated)
     return dataclasses.field(default=default, metadata={"option": of})
 
 

@@ -29,6 +29,7 @@ class ModelConfig:
     conditioning: str = "spectrum"  # of CONDITIONINGS (nrmodel.network.conditioning)
     encoder: str = "conv"  # of ENCODERS (nrmodel.network.encoders)
     z_dim: int = 64
+    keep: bool = False  # has the switch from "all noise goes" to "only the clip's sound goes" (network.reference)
     level: str = "loudness"  # what a wave is divided by: "loudness" (a robust RMS) or "max" (its largest sample)
     pad: str = "zeros"  # how frames are filled up to the network's multiple: "zeros", "reflection"
     nfe: int = 1  # network calls of an enhancement, where none are asked for

@@ -47,7 +47,9 @@ class Model(nn.Module):
             self.network = config.network.build(config.z_dim if way.takes_reference else 0, way)
             torch.manual_seed(seed + 1)
             self.reference = (
-                Reference(config.encoder, config.z_dim, way.with_spectrum, config.sample_rate, config.spectrogram)
+                Reference(
+                    config.encoder, config.z_dim, way.with_spectrum, config.sample_rate, config.spectrogram, config.keep
+                )
                 if way.takes_reference
                 else None
             )
@@ -88,17 +90,28 @@ class Model(nn.Module):
         """z_r of the null reference `(batch, D)`."""
         return torch.zeros(batch, 0, device=self.device) if self.reference is None else self.reference.null(batch)
 
-    def embed_batch(self, ref: Tensor, samples: Tensor) -> Tensor:
-        """z_r of clips `(B, R)` at the model's rate, `samples (B,)` of them valid, 0 for null."""
-        z_r: Tensor = self.null(len(ref)) if self.reference is None else self.reference(ref, samples)
+    @property
+    def can_keep(self) -> bool:
+        """Whether the model has the switch that keeps what the clip does not hold."""
+        return self.takes_reference and self.config.keep
+
+    def embed_batch(self, ref: Tensor, samples: Tensor, keep: Tensor | None = None) -> Tensor:
+        """z_r of clips `(B, R)` at the model's rate, `samples (B,)` of them valid, 0 for null; `keep` bool `(B,)`: of
+        which clips only their own sound is to go."""
+        z_r: Tensor = self.null(len(ref)) if self.reference is None else self.reference(ref, samples, keep)
         return z_r
 
     @torch.inference_mode()
-    def embed(self, ref: np.ndarray, sample_rate: int) -> Tensor:
-        """z_r `(1, D)` of one clip `(samples,)` or `(samples, channels)` at any rate, taken as it is."""
+    def embed(self, ref: np.ndarray, sample_rate: int, keep_rest: bool = False) -> Tensor:
+        """z_r `(1, D)` of one clip `(samples,)` or `(samples, channels)` at any rate, taken as it is; `keep_rest`: only
+        its sound is to go, speech and every other sound stay. Raises `UserError` (no_switch)."""
+        if keep_rest and not self.can_keep:
+            text = "this model was not trained to keep the rest: take one that was (nr train --keep)"
+            raise UserError(text, "no_switch")
         ref = audio.resample(audio.to_mono(np.asarray(ref, np.float32)), sample_rate, self.sample_rate)
         clip = torch.from_numpy(np.ascontiguousarray(ref, np.float32))[None].to(self.device)
-        return self.embed_batch(clip, torch.tensor([clip.shape[1]], device=self.device))
+        keep = torch.tensor([True], device=self.device) if keep_rest else None
+        return self.embed_batch(clip, torch.tensor([clip.shape[1]], device=self.device), keep)
 
     # Waves ------------------------------------------------------------------------------------------------------
 
@@ -146,9 +159,11 @@ class Model(nn.Module):
         nfe: int | None = None,
         seed: int = 0,
         sampler: str = "budget",
+        keep_rest: bool = False,
     ) -> np.ndarray:
-        """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`."""
-        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler)
+        """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`; `keep_rest`:
+        only what the clip holds goes."""
+        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler, keep_rest)
 
 
 def loudness(wave: Tensor, samples: Tensor | None = None) -> Tensor:

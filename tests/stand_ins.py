@@ -32,7 +32,7 @@ class Local:
     def null(self, batch):
         return torch.zeros(batch, 1)
 
-    def embed(self, ref, sample_rate):
+    def embed(self, ref, sample_rate, keep_rest=False):
         assert sample_rate == self.sample_rate
         return torch.tensor([[float(np.sqrt(np.mean(ref**2)))]])
 

@@ -92,6 +92,22 @@ def test_workers_do_not_change_the_weights(tiny_dataset, tmp_path):
         assert same(weights(tmp_path / "0"), weights(tmp_path / workers))
 
 
+def test_harder_items_do_not_depend_on_workers_or_on_being_killed(tiny_dataset, tmp_path):
+    """20 steps, every item through a channel, some with two noises, a talker or a shorter crop."""
+    harder = {"remix": True, "channel": 1.0, "two_noises": 0.5, "talker": 0.2, "keep": 0.5, "shortest_crop": 24}
+    harder |= {"max_steps": 20, "batch_size": 2, "checkpoint_every": 10}
+    for workers in (0, 1, 2):
+        train.train(config(tiny_dataset, tmp_path / str(workers), loader_workers=workers, **harder))
+    with pytest.raises(Stop):
+        train.train(config(tiny_dataset, tmp_path / "killed", **harder), report=stop_at(13))
+    train.train(config(tiny_dataset, tmp_path / "killed", **harder))
+    for name in ("1", "2", "killed"):
+        assert same(weights(tmp_path / "0"), weights(tmp_path / name))
+    losses_of = losses(tmp_path / "0")
+    train.train(config(tiny_dataset, tmp_path / "straight", **{**harder, "channel": 0.0}))
+    assert losses(tmp_path / "straight") != losses_of
+
+
 def test_a_larger_budget_goes_on_and_a_finished_run_says_so(tiny_dataset, tmp_path, capsys):
     train.train(config(tiny_dataset, tmp_path / "run", max_steps=2))
     before = weights(tmp_path / "run")

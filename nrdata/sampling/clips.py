@@ -26,7 +26,7 @@ AUDIBLE_DB = 10.0  # a clip this far under its sample's noise level is drawn aga
 
 @dataclass(frozen=True)
 class Clip:
-    """A reference: `[start, stop)` of `field` ("noise" or "ref") of `row`."""
+    """A reference: `[start, stop)` of `field` of `row`: "noise" or "ref", or a talker's "clean"."""
 
     row: int
     field: str

@@ -3,97 +3,46 @@
 `Stream.batch(epoch, index)` depends on nothing but (seed, epoch, index), the data set's fingerprint and the
 configuration: not on the batches before it, the number of loader workers, or the number of ranks (rank r of R takes
 items r::R of the global batch). So resuming needs two integers and reads nothing that came before. Clean and noisy
-sound do not depend on the law, the dropout or the length of the reference: each draws from numbers of its own.
+sound do not depend on the law, the dropout or the length of the reference: each draws from numbers of its own. Only
+a talker in the place of the noise always has his clip, and what keeps the rest needs one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from nrdata.errors import UserError
-from nrdata.keyed import CLIP, CROP, LAW, LENGTH, REMIX, generator, key_of
-from nrdata.options import check, option
+from nrdata.keyed import CHANNEL, LAW, LENGTH, SHORT, generator, key_of
 from nrdata.protocols import Samples
-from nrdata.sampling import transforms
-from nrdata.sampling.clips import Listener, draw_clip
-from nrdata.sampling.laws import Item, parse_law
+from nrdata.sampling import channel
+from nrdata.sampling.config import StreamConfig
+from nrdata.sampling.laws import parse_law
 from nrdata.sampling.order import Order
-from nrdata.sampling.pool import MIN_REF_SECONDS, Pool
+from nrdata.sampling.pool import Pool
+from nrdata.sampling.remix import At, Mixer
 from nrdata.sampling.shortfall import Shortfall, check_law, refuse_shortfall
-
-EQ_SHARE = 0.5  # of remixed items are in an invented environment
-CLEAN_SNR_DB = 60.0
-PARTNERS = 4  # noise rows tried for one that is as long as the speech
-
-
-@dataclass(frozen=True)
-class StreamConfig:
-    batch_size: int = option(help="Items of the global batch.", at_least=1)
-    crop_samples: int = option(help="Samples of an item; shorter ones are padded with zeros at their end.", at_least=1)
-    law: str = option("none", "A mode, or a mixture such as disjoint:0.5,env:0.2,none:0.3.")
-    ref_seconds: float | tuple[float, float] = option(
-        1.0, "Length of the clip, or a range drawn per batch.", at_least=MIN_REF_SECONDS, unit="s"
-    )
-    ref_dropout: float = option(
-        0.0, "Share of items without their reference; 0 where the law itself names none.", at_least=0, at_most=1
-    )
-    on_missing_ref: str = option(
-        "refuse", "none: items that the law cannot serve get no reference, and are counted.", choices=("refuse", "none")
-    )
-    seed: int = option(0, "Of every draw.")
-    window: int | None = option(
-        None, "Samples shuffled and paired at once.", at_least=1, unset="the whole split below 10^6"
-    )
-    remix: bool = option(False, "Pair clean with the noise of another row, anew in every epoch.")
-    remix_snr_db: tuple[float, float] = option((-5.0, 15.0), "SNR of remixed items.", unit="dB")
-    clean_share: float = option(0.02, "Share of remixed items with noise 60 dB down.", at_least=0, at_most=1)
-    noise_share: float = option(0.02, "Share of remixed items without speech.", at_least=0, at_most=1)
-
-    def __post_init__(self) -> None:
-        check(self, "stream configuration: ")
-        if self.clean_share + self.noise_share > 1:
-            raise UserError("stream configuration: clean_share and noise_share must lie in 0 to 1 together")
-        parse_law(self.law)
-
-    @property
-    def ref_range(self) -> tuple[float, float]:
-        """Shortest and longest clip that is asked for, in seconds."""
-        if isinstance(self.ref_seconds, (int, float)):
-            return float(self.ref_seconds), float(self.ref_seconds)
-        low, high = self.ref_seconds
-        return float(low), float(high)
 
 
 @dataclass
 class Batch:
-    noisy: np.ndarray  # float32 (B, crop_samples), zeros after `frames`
-    clean: np.ndarray  # float32 (B, crop_samples)
+    noisy: np.ndarray  # float32 (B, crop), zeros after `frames`; as long in all items of a batch
+    clean: np.ndarray  # float32 (B, crop): the target
     frames: np.ndarray  # int64 (B,) valid samples
     ref: np.ndarray  # float32 (B, R), zeros after `ref_frames`; R = 0 under the law "none"
     ref_frames: np.ndarray  # int64 (B,); 0: the null reference
     mode: list[str]
     relation: list[str]  # "none" under a mode other than none: the reference is missing
-    env_id: list[str]
-    key: list[str]  # "<clean>+<noise>" where remixed
+    env_id: list[str]  # "speaker/<name>" where a talker is the noise
+    key: list[str]  # "<clean>+<noise>" where remixed, "+<second noise>" behind it
     invented: list[bool]  # noise and reference went through an equaliser of their own
+    keep: np.ndarray  # bool (B,): the target keeps what the clip does not hold (nrdata.sampling.harder)
 
     @property
     def missing(self) -> int:
         """Items whose law could not be served."""
         return sum(r == "none" and m != "none" for m, r in zip(self.mode, self.relation, strict=True))
-
-
-class Heard(NamedTuple):
-    """One item before its reference: float32 (frames,) each, and what a law needs to know."""
-
-    noisy: np.ndarray
-    clean: np.ndarray
-    item: Item
-    eq_db: np.ndarray | None
-    key: str
 
 
 class Stream:
@@ -110,6 +59,7 @@ class Stream:
         self.order = Order(self.key, np.bincount(self.index.shard), config.window)
         self.pool = Pool(self.index, dataset.sample_rate)
         self._pools: dict[tuple[int, int], Pool] = {}
+        self.mixer = Mixer(self._read, self.index, dataset.sample_rate, self.key, config)
         self.shortfalls: list[Shortfall] = check_law(self.pool, self.law, config.crop_samples)
         if config.on_missing_ref == "refuse":
             refuse_shortfall(self.shortfalls)
@@ -132,86 +82,57 @@ class Stream:
             raise IndexError(f"no batch ({epoch}, {index}) for rank {rank} of {ranks}")
         size = config.batch_size // ranks
         width = self._ref_frames(epoch, index)
-        noisy, clean = np.zeros((2, size, config.crop_samples), np.float32)  # at once: half the page faults
+        crop = self._crop_samples(epoch, index)
+        noisy, clean = np.zeros((2, size, crop), np.float32)  # at once: half the page faults
         batch = Batch(
             noisy=noisy,
             clean=clean,
             frames=np.zeros(size, np.int64),
             ref=np.zeros((size, width), np.float32),
             ref_frames=np.zeros(size, np.int64),
-            mode=[], relation=[], env_id=[], key=[], invented=[],
+            mode=[], relation=[], env_id=[], key=[], invented=[], keep=np.zeros(size, bool),
         )  # fmt: skip
         for i in range(size):
-            self._fill(batch, i, epoch, index * config.batch_size + i * ranks + rank)
+            self._fill(batch, i, (epoch, index * config.batch_size + i * ranks + rank))
         return batch
 
-    def _fill(self, batch: Batch, i: int, epoch: int, position: int) -> None:
-        """Make the item at `position` of the epoch row `i` of the batch."""
-        number, window = self.order.window_at(epoch, position % len(self.index.key))
-        row = int(window.rows[position % len(self.index.key) - window.first])
-        pool = self._window_pool(epoch, number, window.rows)
-        heard = self._remixed(epoch, position, row, pool) if self.config.remix else self._stored(epoch, position, row)
-        frames = len(heard.noisy)
-        batch.noisy[i, :frames], batch.clean[i, :frames], batch.frames[i] = heard.noisy, heard.clean, frames
-        mode, relation, listener = self._law(epoch, position), "none", Listener(self._read)
-        rng = generator(self.key, CLIP, epoch, position)
-        clip = draw_clip(heard.item, pool, mode, batch.ref.shape[1], rng, listener)
-        if clip is not None:
-            sound, relation = listener.clip(clip), clip.relation
-            if heard.eq_db is not None:
-                sound = transforms.apply_eq(sound, heard.eq_db, self.dataset.sample_rate)
+    def _fill(self, batch: Batch, i: int, at: At) -> None:
+        """Make the item at `at` row `i` of the batch."""
+        epoch, position = at[0], at[1] % len(self.index.key)
+        number, window = self.order.window_at(epoch, position)
+        row = int(window.rows[position - window.first])
+        pool, crop, mode = self._window_pool(epoch, number, window.rows), batch.noisy.shape[1], self._law(at)
+        if self.config.remix:
+            heard = self.mixer.remixed(at, row, pool, crop, mode)
+        else:
+            heard = self.mixer.stored(at, row, crop)
+        clip = self.mixer.clip(at, heard, pool, mode, batch.ref.shape[1])
+        noisy, target, sound = self._through_channel(at, heard.noisy, heard.target(clip), clip.sound if clip else None)
+        frames = len(noisy)
+        batch.noisy[i, :frames], batch.clean[i, :frames], batch.frames[i] = noisy, target, frames
+        if sound is not None:
             batch.ref[i, : len(sound)], batch.ref_frames[i] = sound, len(sound)
-        batch.mode.append(mode)
-        batch.relation.append(relation)
-        batch.env_id.append(self.index.env_names[self.index.env[heard.item.row]])
+        batch.keep[i] = heard.keep and clip is not None
+        batch.mode.append(clip.mode if clip else mode)
+        batch.relation.append(clip.relation if clip else "none")
+        batch.env_id.append(heard.env_id)
         batch.key.append(heard.key)
         batch.invented.append(heard.eq_db is not None)
 
-    def _stored(self, epoch: int, position: int, row: int) -> Heard:
-        """A crop of the sample as it is stored."""
-        start, stop, clean = self._clean_crop(generator(self.key, CROP, epoch, position), row)
-        noisy = self._read(row, "noisy", start, stop)
-        return Heard(noisy, clean, Item(row, start, stop), None, self._name(row))
+    def _through_channel(
+        self, at: At, noisy: np.ndarray, target: np.ndarray, clip: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """What is heard, as it comes out of the channel that is drawn for its share of the items."""
+        rng = generator(self.key, CHANNEL, *at)
+        if rng.random() >= self.config.channel_share:
+            return noisy, target, clip
+        clips = [] if clip is None else [clip]
+        drawn = channel.draw_channel(rng)
+        noisy, (target,), clips = channel.apply(drawn, noisy, [target], clips, self.dataset.sample_rate)
+        return noisy, target, clips[0] if clips else None
 
-    def _remixed(self, epoch: int, position: int, row: int, pool: Pool) -> Heard:
-        """Clean of `row` with the noise of another row of the window, perhaps in an invented environment.
-
-        The reference belongs to the noise: it follows the noise's row, through the same filter.
-        """
-        config = self.config
-        start, stop, clean = self._clean_crop(generator(self.key, CROP, epoch, position), row)
-        rng = generator(self.key, REMIX, epoch, position)
-        partners = pool.rows[rng.integers(len(pool.rows), size=PARTNERS)]
-        lengths = self.index.frames[partners]
-        partner = int(partners[np.argmax(np.minimum(lengths, stop - start))])
-        snr_db = rng.uniform(*config.remix_snr_db)
-        kind = rng.random()
-        eq_db = transforms.draw_eq(rng) if rng.random() < EQ_SHARE else None
-        frames = min(stop - start, int(self.index.frames[partner]))
-        at = transforms.crop_start(int(self.index.frames[partner]), frames, rng)
-        noise, clean = self._read(partner, "noise", at, at + frames), clean[:frames]
-        if eq_db is not None:
-            noise = transforms.apply_eq(noise, eq_db, self.dataset.sample_rate)
-        if kind < config.noise_share:
-            clean = np.zeros_like(clean)
-        elif kind < config.noise_share + config.clean_share:
-            snr_db = CLEAN_SNR_DB
-        noisy = clean + np.float32(transforms.noise_gain(clean, noise, snr_db)) * noise
-        return Heard(noisy, clean, Item(partner, at, at + frames), eq_db, f"{self._name(row)}+{self._name(partner)}")
-
-    def _clean_crop(self, rng: np.random.Generator, row: int) -> tuple[int, int, np.ndarray]:
-        """(start, stop, clean): a uniform crop; where that is digital silence, one with sound in it."""
-        frames, crop = int(self.index.frames[row]), self.config.crop_samples
-        start = transforms.crop_start(frames, crop, rng)
-        clean = self._read(row, "clean", start, min(start + crop, frames))
-        if frames > crop and not clean.any():
-            whole = self._read(row, "clean", 0, None)
-            start = transforms.sounding_start(whole, crop, rng) or 0
-            clean = whole[start : start + crop]
-        return start, min(start + crop, frames), clean
-
-    def _law(self, epoch: int, position: int) -> str:
-        rng = generator(self.key, LAW, epoch, position)
+    def _law(self, at: At) -> str:
+        rng = generator(self.key, LAW, *at)
         mode = self.law.mode(rng.random())
         return "none" if rng.random() < self.dropout else mode
 
@@ -221,6 +142,14 @@ class Stream:
             return 0
         seconds = generator(self.key, LENGTH, epoch, index).uniform(*self.config.ref_range)
         return round(seconds * self.dataset.sample_rate)
+
+    def _crop_samples(self, epoch: int, index: int) -> int:
+        """Samples of the crops of one batch, even in log length; the same on every rank."""
+        longest, shortest = self.config.crop_samples, self.config.shortest_crop_samples
+        if shortest is None:
+            return longest
+        u = generator(self.key, SHORT, epoch, index).random()
+        return round(shortest * (longest / shortest) ** u)
 
     def _window_pool(self, epoch: int, number: int, rows: np.ndarray) -> Pool:
         if self.order.single:
@@ -233,6 +162,3 @@ class Stream:
 
     def _read(self, row: int, field: str, start: int, stop: int | None) -> np.ndarray:
         return self.dataset.read(self.split, row, field, start, stop)
-
-    def _name(self, row: int) -> str:
-        return bytes(self.index.key[row]).decode()

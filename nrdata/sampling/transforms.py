@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -50,12 +51,15 @@ def apply_eq(sound: np.ndarray, gains_db: np.ndarray, sample_rate: int) -> np.nd
 
     The curve does not depend on the length of the sound, so that a mixture and its reference pass the same filter.
     """
+    points = np.log(np.geomspace(EQ_LOWEST_HZ, sample_rate / 2, len(gains_db)))
+    return filtered(sound, lambda hz: np.interp(np.log(np.maximum(hz, EQ_LOWEST_HZ)), points, gains_db), sample_rate)
+
+
+def filtered(sound: np.ndarray, curve_db: Callable[[np.ndarray], np.ndarray], sample_rate: int) -> np.ndarray:
+    """`sound` float32 (frames,) through the zero-phase filter whose gain in dB is a function of frequency in Hz."""
     frames = len(sound)
     size = _even_size(frames + sample_rate // 16)  # room for the response: nothing wraps around audibly
-    frequency = np.fft.rfftfreq(size, 1 / sample_rate)
-    points = np.geomspace(EQ_LOWEST_HZ, sample_rate / 2, len(gains_db))
-    curve_db = np.interp(np.log(np.maximum(frequency, EQ_LOWEST_HZ)), np.log(points), gains_db)
-    gain = (10 ** (curve_db / 20)).astype(np.float32)
+    gain = (10 ** (curve_db(np.fft.rfftfreq(size, 1 / sample_rate)) / 20)).astype(np.float32)
     return np.fft.irfft(np.fft.rfft(sound, size) * gain, size)[:frames].astype(np.float32, copy=False)
 
 

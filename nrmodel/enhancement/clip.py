@@ -20,6 +20,7 @@ from nrmodel.enhancement.source import beginning
 
 MAX_REF_SECONDS = 30.0  # of a longer one the beginning is used
 SILENT_DBFS = -90.0
+WITHOUT = ": works without reference"
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,24 @@ class ReferenceClip:
     notes: tuple[str, ...] = ()
     mono: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
+    def must_serve(self) -> None:
+        """Raises `UserError` (no_clip) for the null reference: without a clip nobody knows what is to stay."""
+        if self.used == "none":
+            why = f" ({self.notes[-1].removesuffix(WITHOUT)})" if self.notes else ""
+            text = f"to keep the rest, a clip of what is to go is needed{why}: give --ref or --ref-span"
+            raise UserError(text, kind="no_clip")
+
 
 def none(model: Model, *notes: str) -> ReferenceClip:
     """The null reference, and why."""
     return ReferenceClip(model.null(1), notes=notes)
 
 
-def from_wave(model: Model, clip: np.ndarray, sample_rate: int, used: str, *notes: str) -> ReferenceClip:
-    """A clip `(frames, channels)`, judged and embedded. Raises `UserError` (not_finite)."""
+def from_wave(
+    model: Model, clip: np.ndarray, sample_rate: int, used: str, *notes: str, keep_rest: bool = False
+) -> ReferenceClip:
+    """A clip `(frames, channels)`, judged and embedded; `keep_rest`: only its sound is to go, which may be speech.
+    Raises `UserError` (not_finite)."""
     if not np.isfinite(clip).all():
         raise UserError("the reference holds non-finite samples", kind="not_finite")
     wave, cancel = audio.downmix(clip[: int(MAX_REF_SECONDS * sample_rate)])
@@ -51,31 +62,32 @@ def from_wave(model: Model, clip: np.ndarray, sample_rate: int, used: str, *note
         notes = (*notes, "the reference is not used: this model was trained without one")
         return ReferenceClip(model.null(1), "none", notes, mono)
     wave = audio.resample(wave, sample_rate, model.sample_rate)
-    serves, doubts = judge_reference(wave, model.sample_rate)
-    z_r = model.embed(wave, model.sample_rate) if serves else model.null(1)
+    serves, doubts = judge_reference(wave, model.sample_rate, speech_may_go=keep_rest)
+    z_r = model.embed(wave, model.sample_rate, keep_rest) if serves else model.null(1)
     return ReferenceClip(z_r, used if serves else "none", (*notes, *doubts), mono)
 
 
-def from_file(model: Model, path: Path) -> ReferenceClip:
+def from_file(model: Model, path: Path, keep_rest: bool = False) -> ReferenceClip:
     """The beginning of a file. Raises `UserError` where nothing of it can be read."""
     clip, rate, cut = beginning(path, MAX_REF_SECONDS)
     used = f"{path.name}, {len(clip) / rate:.2f} s"
     if rate != model.sample_rate:
         used += f", {rate} -> {model.sample_rate} Hz"
-    return from_wave(model, clip, rate, used, *([f"the reference is cut short: {cut}"] if cut else []))
+    notes = [f"the reference is cut short: {cut}"] if cut else []
+    return from_wave(model, clip, rate, used, *notes, keep_rest=keep_rest)
 
 
-def judge_reference(clip: np.ndarray, sample_rate: int) -> tuple[bool, list[str]]:
+def judge_reference(clip: np.ndarray, sample_rate: int, speech_may_go: bool = False) -> tuple[bool, list[str]]:
     """Mono sound -> (whether it serves as a reference, clauses on what is doubtful about it)."""
     seconds = len(clip) / sample_rate
     if seconds < MIN_REF_SECONDS:
         found = f"the reference is very short ({seconds:.2f} s, {MIN_REF_SECONDS} s needed)"
-        return False, [f"{found}: works without reference"]
+        return False, [found + WITHOUT]
     if audio.rms_dbfs(clip) < SILENT_DBFS:
-        return False, ["the reference is silent: works without reference"]
+        return False, ["the reference is silent" + WITHOUT]
     at_rate = audio.resample(clip, sample_rate, speech_activity.RATE)
-    if speech_activity.is_speech(at_rate):
-        return False, ["the reference is speech with little noise: works without reference"]
+    if not speech_may_go and speech_activity.is_speech(at_rate):
+        return False, ["the reference is speech with little noise" + WITHOUT]
     doubts = []
     if is_clipped(clip):
         doubts.append("the reference is clipped: its spectrum is not that of the noise")

@@ -56,32 +56,38 @@ def enhance_array(
     nfe: int | None = None,
     seed: int = 0,
     sampler: str = "budget",
+    keep_rest: bool = False,
 ) -> np.ndarray:
     """Enhanced float32 sound of the shape, rate and level of `noisy`, float `(samples,)` or `(samples, channels)`.
 
     `ref`: a clip of the noise alone, of any length, rate (`ref_sample_rate`, by default that of `noisy`) and channel
     count; where it is doubtful, or too short, silent or speech and so not used, a `ReferenceWarning` says so. Or what
     `model.embed` made of a clip, which is used as it is. `nfe`: calls of the network a window (the model's default if
-    None), spent by `sampler`. Raises `UserError` for integer, empty or non-finite sound.
+    None), spent by `sampler`. `keep_rest`: only what the clip holds goes, everything else stays. Raises `UserError`
+    for integer, empty or non-finite sound, and for `keep_rest` without a clip that can serve.
     """
     x = _checked(noisy, sample_rate, "the noisy sound")
-    if ref is None:
-        z_r = model.null(1)
-    elif isinstance(ref, torch.Tensor):
-        z_r = ref
+    if isinstance(ref, torch.Tensor):
+        if keep_rest:
+            raise UserError("the clip is embedded already: keep_rest belongs to model.embed", kind="bad_option")
+        reference = clip.ReferenceClip(ref, "embedded")
+    elif ref is None:
+        reference = clip.none(model)
     else:
-        ref_sample_rate = ref_sample_rate or sample_rate
-        reference = clip.from_wave(model, _checked(ref, ref_sample_rate, "the reference"), ref_sample_rate, "a clip")
-        z_r = reference.z_r
-        for note in reference.notes:
-            warnings.warn(note, ReferenceWarning, stacklevel=3)
+        rate = ref_sample_rate or sample_rate
+        wave = _checked(ref, rate, "the reference")
+        reference = clip.from_wave(model, wave, rate, "a clip", keep_rest=keep_rest)
+    if keep_rest:
+        reference.must_serve()
+    for note in reference.notes:
+        warnings.warn(note, ReferenceWarning, stacklevel=3)
     block = int(BLOCK_SECONDS * sample_rate)
 
     def blocks() -> Iterator[np.ndarray]:
         return (x[i : i + block] for i in range(0, len(x), block))
 
     measured = measure(model, blocks(), sample_rate)
-    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler)))
+    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, reference.z_r, nfe, seed, sampler)))
     return y.reshape(np.shape(noisy))
 
 

@@ -35,14 +35,16 @@ def enhance_files(
     seed: int = 0,
     force: bool = False,
     progress: Progress = lambda seconds: None,
+    keep_rest: bool = False,
 ) -> Iterator[Outcome]:
     """Do the jobs one by one; a file that fails becomes an `Outcome` with its reason, and the next one follows.
 
-    Raises `UserError` before any work where an output exists that the same command did not make (unless `force`).
+    `keep_rest`: only what the clip holds goes. Raises `UserError` before any work where an output exists that the same
+    command did not make (unless `force`).
     """
-    recipes = log.recipes(model, jobs, nfe, seed)
+    recipes = log.recipes(model, jobs, nfe, seed, keep_rest)
     made = [None if force else log.finished(job, recipe) for job, recipe in zip(jobs, recipes, strict=True)]
-    references = References(model)
+    references = References(model, keep_rest)
     for job, recipe, before in zip(jobs, recipes, made, strict=True):
         outcome = before or Outcome(job)
         if before is None:
@@ -70,6 +72,8 @@ def _enhance_file(model: Model, references: References, recipe: Recipe, outcome:
     if suffix == ".wav" and measured.frames * channels * width > WAV_LIMIT:
         raise UserError(f"{job.out} would be over 4 GiB: name it .flac in a --pairs CSV", kind="container")
     reference = references.of(job, rate, measured.frames)
+    if recipe.keep_rest:
+        reference.must_serve()
     outcome.reference = reference.used
     outcome.notes += reference.notes
     enhanced = enhance.enhance_blocks(model, source.blocks(), measured, rate, reference.z_r, recipe.nfe, recipe.seed)

@@ -45,8 +45,8 @@ class Model(Protocol):
     def null(self, batch: int) -> Tensor:
         """z_r of the null reference, `(batch, D)`."""
 
-    def embed(self, ref: np.ndarray, sample_rate: int) -> Tensor:
-        """z_r `(1, D)` of a clip `(samples,)`, taken as it is."""
+    def embed(self, ref: np.ndarray, sample_rate: int, keep_rest: bool = False) -> Tensor:
+        """z_r `(1, D)` of a clip `(samples,)`, taken as it is; `keep_rest`: only its sound is to go."""
 
     def enhance_window(
         self, noisy: Tensor, z_r: Tensor, nfe: int | None, noise: Noise, sampler: str = "budget"

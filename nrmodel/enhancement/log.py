@@ -29,9 +29,13 @@ class Recipe:
     nfe: int
     seed: int
     residual: bool
+    keep_rest: bool
 
 
-def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int) -> list[Recipe]:
+OLDER = {"keep_rest": False}  # what rows lack that were written before there was a choice
+
+
+def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int, keep_rest: bool) -> list[Recipe]:
     """One a job; every file is hashed once."""
     sha256 = {path: _sha256(path) for path in {path for job in jobs for path in (job.noisy, job.ref)}}
     return [
@@ -43,6 +47,7 @@ def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int) -> li
             nfe or model.nfe,
             seed,
             job.residual,
+            keep_rest,
         )
         for job in jobs
     ]
@@ -60,7 +65,7 @@ def finished(job: Job, recipe: Recipe) -> Outcome | None:
     """A job whose output of this recipe is there; None where work is to be done. The output itself is renamed last, so
     a row without it, or with the residual alone, is an interrupted job of this command. Raises `UserError` (exists)."""
     row = _last_row(job)
-    same = row is not None and row["settings"] == asdict(recipe)
+    same = row is not None and OLDER | row["settings"] == asdict(recipe)
     there = [path for path in job.outputs if path.exists()]
     if there and (not same or (job.out in there and len(there) < len(job.outputs))):
         raise UserError(f"{there[0]} exists and was not made by this command: --force overwrites it", kind="exists")

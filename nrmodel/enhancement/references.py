@@ -23,9 +23,9 @@ KEPT = 32  # clips of files that are kept, up to 2 MB each
 class References:
     """The reference of each job; a file that jobs share is read, judged and embedded once."""
 
-    def __init__(self, model: Model):
-        self.model = model
-        self.read = lru_cache(maxsize=KEPT)(partial(clip.from_file, model))
+    def __init__(self, model: Model, keep_rest: bool = False):
+        self.model, self.keep_rest = model, keep_rest
+        self.read = lru_cache(maxsize=KEPT)(partial(clip.from_file, model, keep_rest=keep_rest))
 
     def of(self, job: Job, rate: int, frames: int) -> ReferenceClip:
         """For a noisy file of `frames` at `rate`. Raises `UserError` where what is asked for cannot be read."""
@@ -52,7 +52,7 @@ class References:
                 return clip.none(self.model, "no speech-free stretch of 0.25 s found: works without reference")
         stop = min(stop, start + limit)
         used = f"{start / rate:.2f}-{stop / rate:.2f} s of the file itself"
-        return clip.from_wave(self.model, stretch(job.noisy, start, stop), rate, used)
+        return clip.from_wave(self.model, stretch(job.noisy, start, stop), rate, used, keep_rest=self.keep_rest)
 
 
 def _start(path: Path) -> np.ndarray:

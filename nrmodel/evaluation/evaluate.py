@@ -30,6 +30,7 @@ from nrdata.keyed import noise_seed
 from nrdata.labels import is_unknown, place_of
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
+from nrmodel.evaluation.conditions import Changed, conditions_of
 from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores, failed
 from nrmodel.evaluation.request import EvaluationRequest
@@ -99,6 +100,9 @@ class ShardFiles:
         return reference(self.dataset, self.split, row, mode, ref_seconds, seed)
 
 
+Files = ShardFiles | FolderFiles | Changed
+
+
 def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out: Path) -> dict[str, Any]:
     """Score a model, peers or a folder of estimates, on a split of `dataset` or on plain folders; returns the summary.
 
@@ -106,10 +110,13 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
     time by system and calls), run.json (revision, versions, fingerprint, digest). A finished `out` of the same request
     is only read. Raises `UserError` where `out` holds another evaluation and `force` is not set.
     """
-    files: ShardFiles | FolderFiles
+    files: Files
     modes: Sequence[str] = asked.modes
+    conditions = conditions_of(asked)
     if dataset is not None:
         files = ShardFiles(dataset, asked.split, asked.limit)
+        if conditions.told():
+            files = Changed(files, conditions)
         for mode in modes:
             parse_rung(mode)
     elif asked.clean is not None and asked.noisy is not None:
@@ -119,9 +126,10 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
     systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
     if model is not None:
-        systems += model_systems(
+        own = model_systems(
             model, files.sample_rate, modes, asked.ref_seconds, asked.nfe or (None,), asked.seeds, asked.sampler
         )
+        systems += own[:1] if conditions.told() else own  # the negative controls are of the straight sound
     systems += [peer_system(name, modes, asked.ref_seconds) for name in peer_functions.chosen(asked.peers)]
     if asked.enhanced is not None:
         systems.append(folder_system(asked.enhanced, [files.key(row) for row in files.rows]))
@@ -133,6 +141,8 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
     }  # fmt: skip
     if asked.sampler != "budget":
         request["sampler"] = asked.sampler
+    if conditions.told():
+        request["conditions"] = conditions.told()
     training_data = None if model is None else model.training_data
     prepare(out, request, asked.force)
     if not (out / "rows.jsonl").exists():
@@ -145,7 +155,7 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
 
 
 def run(
-    files: ShardFiles | FolderFiles,
+    files: Files,
     systems: list[System],
     out: Path,
     training_data: dict[str, Any] | None,
@@ -190,7 +200,7 @@ def run(
     partial.unlink()
 
 
-def plan(files: ShardFiles | FolderFiles, systems: list[System]) -> Iterator[tuple[int, list[Job]]]:
+def plan(files: Files, systems: list[System]) -> Iterator[tuple[int, list[Job]]]:
     """Every file with its jobs, in file order. A mode without a reference has one length, 0."""
     for place, row in enumerate(files.rows):
         jobs = []
@@ -204,7 +214,7 @@ def plan(files: ShardFiles | FolderFiles, systems: list[System]) -> Iterator[tup
 
 
 def enhanced_row(
-    files: ShardFiles | FolderFiles, row: int, facts: dict[str, Any], sounds: Sounds, job: Job, stopwatch: Stopwatch
+    files: Files, row: int, facts: dict[str, Any], sounds: Sounds, job: Job, stopwatch: Stopwatch
 ) -> tuple[Row, np.ndarray | str]:
     """The row without its scores, and the estimate, or the name of why there is none."""
     clip = files.reference(row, sounds, job.mode, job.ref_seconds, job.seed)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nrdata.builders.synthesis.rooms import LONGEST_T60, SHORTEST_T60
+from nrdata.errors import UserError
 from nrdata.options import check, option
+from nrdata.sampling.channel import NAMED
 from nrdata.sampling.pool import MIN_REF_SECONDS
 
+KINDS = ("two-noises", "talker")  # of --selective (nrmodel.evaluation.selective)
 MODES = ("none", "oracle", "disjoint", "env", "mismatch")
 
 
@@ -26,6 +30,17 @@ class EvaluationRequest:
     )
     seeds: tuple[int, ...] = option((0,), "Seeds of clips and sampler noise.", at_least=0)
     peers: tuple[str, ...] = option((), "Other enhancers on the same files, or all (extra: peers).", flag="peer")
+    channel: str | None = option(None, "All through this channel.", choices=NAMED, unset="none")
+    room: float | None = option(
+        None, "The speech in a room of that T60; noise and clip stay dry.", at_least=SHORTEST_T60, at_most=LONGEST_T60,
+        unit="s", unset="none",
+    )  # fmt: skip
+    snr_db: float | None = option(
+        None, "The noise brought to that SNR.", at_least=-40, at_most=60, unit="dB", unset="as it is", flag="snr"
+    )
+    selective: str | None = option(
+        None, "Instead: mixtures of two sounds, the clip from one; decibels taken from each part.", choices=KINDS
+    )
     limit: int | None = option(None, "That many files, drawn evenly from the split.", at_least=1, main=True)
     clean: Path | None = option(None, "Plain folders instead of shards: the clean files,", affects="place")
     noisy: Path | None = option(
@@ -38,3 +53,10 @@ class EvaluationRequest:
 
     def __post_init__(self) -> None:
         check(self)
+        conditions = [name for name in ("channel", "room", "snr_db") if getattr(self, name) is not None]
+        folders = self.clean or self.noisy or self.enhanced
+        if conditions and folders:
+            raise UserError(f"{conditions[0]} is for --shards: {folders} is taken as it is", "bad_option")
+        if self.selective and (conditions or folders):
+            text = f"selective makes its own mixtures from --shards: without {folders or conditions[0]}"
+            raise UserError(text, "bad_option")

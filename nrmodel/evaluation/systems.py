@@ -51,11 +51,15 @@ class Enhancer(Protocol):
     @property
     def takes_reference(self) -> bool: ...
 
+    @property
+    def can_keep(self) -> bool:
+        """Whether `embed` knows what it is to keep the rest."""
+
     def sampler(self, nfe: int | None, sampler: str) -> tuple[str, Any]:
         """(name of the sampler, the sampler) for so many calls."""
 
-    def embed(self, ref: np.ndarray, sample_rate: int) -> Any:
-        """z_r of a clip, float32 (frames,)."""
+    def embed(self, ref: np.ndarray, sample_rate: int, keep_rest: bool = False) -> Any:
+        """z_r of a clip, float32 (frames,); `keep_rest`: only its sound is to go."""
 
     def enhance(
         self, noisy: np.ndarray, sample_rate: int, ref: Any, ref_sample_rate: int | None, nfe: int | None, seed: int,

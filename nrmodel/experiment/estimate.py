@@ -108,7 +108,8 @@ def measure(model_config: ModelConfig, batch_size: int, frames: int) -> tuple[fl
     noisy, clean = (0.1 * rng.standard_normal((2, *shape))).astype(np.float32)
     ref = (0.1 * rng.standard_normal((batch_size, 16000))).astype(np.float32)
     lengths = np.full(batch_size, shape[1]), np.full(batch_size, 16000)
-    batch = Batch(noisy, clean, lengths[0], ref, lengths[1], [], [], [], [str(i) for i in range(batch_size)], [])
+    keys, keep = [str(i) for i in range(batch_size)], np.zeros(batch_size, bool)
+    batch = Batch(noisy, clean, lengths[0], ref, lengths[1], [], [], [], keys, [], keep)
     took = [math.inf, math.inf]
     for k in range(2):
         begun = time.perf_counter()

@@ -34,7 +34,7 @@ from nrmodel.training.config import TrainConfig
 
 TOP = {"name", "about", "shards", "source", "seeds", "runs", "train", "evaluate", "proposed", "baseline", "ablation",
        "evaluation", "report", "estimate"}  # fmt: skip
-REQUEST = affecting(EvaluationRequest, "result")  # what a plan may ask of an evaluation
+REQUEST = affecting(EvaluationRequest, "result") - {"selective"}  # what a plan may ask of an evaluation
 NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 MAIN = "main"  # the evaluation of every arm, which the verdicts read
 

@@ -2,8 +2,9 @@
 
 z_r is one vector an utterance, `(B, z_dim)` or, with `spectrum`, `(B, z_dim + F + 1)`: the embedding, the clip's mean
 compressed magnitude in each bin (its mean over bins set to 0.05), and a flag of one. The null reference is a learned
-embedding with zeros and flag 0 behind it. Clips may be padded with zeros at their end: only frames that lie whole
-inside the clip count, so that a clip gives the same z_r alone and in any batch.
+embedding with zeros and flag 0 behind it. Where the model has the switch (`keep`), a learned vector, zero at first, is
+added to the embedding of a clip whose noise alone is to go. Clips may be padded with zeros at their end: only frames
+that lie whole inside the clip count, so that a clip gives the same z_r alone and in any batch.
 """
 
 from __future__ import annotations
@@ -50,12 +51,15 @@ def spectrum(spec: Tensor, frames: Tensor) -> Tensor:
 class Reference(nn.Module):
     """Encoder, learned null and the clip's spectrum behind one call: clips -> z_r."""
 
-    def __init__(self, kind: str, z_dim: int, with_spectrum: bool, sample_rate: int, spectrogram: Spectrogram):
+    def __init__(
+        self, kind: str, z_dim: int, with_spectrum: bool, sample_rate: int, spectrogram: Spectrogram, keep: bool = False
+    ):
         super().__init__()
         check_known("encoder", kind, ENCODERS)
         self.encoder = ENCODERS[kind](z_dim, sample_rate, spectrogram)
         self.spectrogram, self.with_spectrum, self.z_dim = spectrogram, with_spectrum, z_dim
         self.null_embedding = nn.Parameter(torch.zeros(z_dim))
+        self.keep_embedding = nn.Parameter(torch.zeros(z_dim)) if keep else None
 
     @property
     def size(self) -> int:
@@ -66,11 +70,17 @@ class Reference(nn.Module):
         """z_r of the null reference, `(batch, size)`."""
         return F.pad(self.null_embedding, (0, self.size - self.z_dim)).expand(batch, -1)
 
-    def forward(self, ref: Tensor, samples: Tensor) -> Tensor:
-        """Clips `(B, R)` at the model's rate, `samples (B,)` valid ones -> z_r `(B, size)`; 0 samples: null."""
+    def forward(self, ref: Tensor, samples: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Clips `(B, R)` at the model's rate, `samples (B,)` valid ones -> z_r `(B, size)`; 0 samples: null.
+
+        `keep` bool (B,), where the model has the switch: which clips say that only their sound goes.
+        """
         frames = clip_frames(samples, self.spectrogram)
         spec = clip_spectrogram(normalise(ref, samples), self.spectrogram)
         z_r = self.encoder(spec, frames)
+        if keep is not None:
+            assert self.keep_embedding is not None
+            z_r = z_r + keep[:, None] * self.keep_embedding
         if self.with_spectrum:
             z_r = torch.cat([z_r, spectrum(spec, frames), torch.ones_like(z_r[:, :1])], dim=1)
         return torch.where((frames > 0)[:, None], z_r, self.null(len(ref)))

@@ -34,7 +34,7 @@ class TrainConfig:
         main=True,
     )
     preset: str | None = option(
-        None, "Size of the network.", choices=PRESETS, unset="that of --init-from, else nano", main=True
+        None, "Size of the network.", choices=PRESETS, unset="that of --from, else nano", main=True
     )
     objective: str | None = option(
         None, "What the network predicts.", choices=("score", "denoiser", "data"), unset="the preset's"
@@ -56,9 +56,30 @@ class TrainConfig:
         choices=("refuse", "none"), affects="reference",
     )  # fmt: skip
     remix: bool = option(False, "Make mixtures anew each epoch, with invented environments.", main=True)
+    remix_snr: tuple[float, float] = option((-5.0, 15.0), "SNR of remixed mixtures, drawn uniformly.", unit="dB")
+    channel: float = option(
+        0.0, "Share of items that went through one drawn channel: telephone, microphone, codec and so on.",
+        at_least=0, at_most=1, main=True,
+    )  # fmt: skip
+    room: float = option(
+        0.0, "Share of remixed items with a room around the speech, which the target keeps.", at_least=0, at_most=1
+    )
+    two_noises: float = option(
+        0.0, "Share of remixed items with a second noise of another environment.", at_least=0, at_most=1
+    )
+    talker: float = option(
+        0.0, "Share of remixed items with another talker as the noise, and a clip of his.", at_least=0, at_most=1
+    )
+    keep: float = option(
+        0.0, "Share of those two whose target keeps all but the clip's sound (nr enhance --keep-rest).",
+        at_least=0, at_most=1, affects="reference",
+    )  # fmt: skip
     batch_size: int = option(8, "Items a batch.", at_least=1, main=True)
     accumulate: int = option(1, "Batches a step.", at_least=1)
     crop_frames: int | None = option(None, "STFT frames of a training crop.", at_least=2, unset="128, of base 256")
+    shortest_crop: int | None = option(
+        None, "STFT frames: crops are drawn per batch between this and --crop-frames.", at_least=2, unset="all as long"
+    )
     max_steps: int = option(
         5000, "Steps in all; a larger number later goes on.", at_least=1, affects="length", main=True
     )
@@ -87,7 +108,9 @@ class TrainConfig:
     threads: int | None = option(None, "Threads of torch.", at_least=1, unset="torch's choice", affects="speed")
     tensorboard: bool = option(False, "Scalars for TensorBoard (extra: tensorboard).", affects="speed")
     seed: int = option(0, "Of weights, stream, times and noise.", at_least=0, affects="seed", main=True)
-    init_from: str | None = option(None, "Model to start from: its weights, a new EMA, step 0.")
+    init_from: str | None = option(
+        None, "Model to start from: its weights, a new EMA, step 0.", flag="from", older="init_from"
+    )
     encoder_from: str | None = option(None, "Run or model whose encoder is taken over.", affects="reference")
     freeze_encoder: bool = option(False, "Do not train the encoder.", affects="reference")
 
@@ -104,4 +127,5 @@ class TrainConfig:
 
 def entry(record: dict[str, Any], name: str) -> Any:
     """An entry of a recorded configuration; of one that is older than the entry, what was done then: the default."""
-    return record[name] if name in record else getattr(TrainConfig, name, None)
+    default = getattr(TrainConfig, name, None)
+    return record[name] if name in record else list(default) if isinstance(default, tuple) else default

@@ -33,6 +33,8 @@ def model_for(config: TrainConfig, sample_rate: int, given: ModelConfig | None) 
         changes["conditioning"] = config.conditioning
     if parse_law(config.ref_mode).modes == ("none",):
         changes["conditioning"] = "none"
+    if config.keep:
+        changes["keep"] = True
     aim: dict[str, Any] = {}
     if config.objective is not None:
         aim["kind"] = config.objective
@@ -111,13 +113,25 @@ def ref_range(config: TrainConfig) -> tuple[float, float]:
 
 def stream_config(config: TrainConfig, model_config: ModelConfig) -> StreamConfig:
     """What the stream is asked for. The crop gives exactly `crop_frames` STFT frames."""
+    hop, longest, shortest = model_config.spectrogram.hop, optimisation(config, model_config).crop_frames, None
+    if config.shortest_crop is not None:
+        if config.shortest_crop > longest:
+            raise UserError(f"--shortest-crop {config.shortest_crop} is over --crop-frames {longest}", "bad_option")
+        shortest = (config.shortest_crop - 1) * hop
     return StreamConfig(
         batch_size=config.batch_size,
-        crop_samples=(optimisation(config, model_config).crop_frames - 1) * model_config.spectrogram.hop,
+        crop_samples=(longest - 1) * hop,
         law=config.ref_mode,
         ref_seconds=ref_range(config),
         ref_dropout=config.ref_dropout,  # the stream drops none where the law itself names none
         on_missing_ref=config.on_missing_ref,
         seed=config.seed,
         remix=config.remix,
+        remix_snr_db=config.remix_snr,
+        shortest_crop_samples=shortest,
+        channel_share=config.channel,
+        room_share=config.room,
+        two_noise_share=config.two_noises,
+        talker_share=config.talker,
+        keep_share=config.keep,
     )

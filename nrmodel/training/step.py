@@ -61,7 +61,8 @@ def batch_loss(
     ref_samples = torch.from_numpy(batch.ref_frames).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         if z_r is None:
-            z_r = model.embed_batch(torch.from_numpy(batch.ref).to(device), ref_samples)
+            keep = torch.from_numpy(batch.keep).to(device) if model_config.keep else None
+            z_r = model.embed_batch(torch.from_numpy(batch.ref).to(device), ref_samples, keep)
         t, at_start = objective.draw_times(draws["u"], draws["start"], aim, process)
         origin = x0
         own = ((draws["own"] < own_share) & ~at_start).nonzero()[:, 0]
