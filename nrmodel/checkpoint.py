@@ -21,7 +21,6 @@ from nrdata.errors import UserError
 from nrdata.files import rename, unfinished, write_bytes
 from nrmodel.config import ModelConfig, from_dict, to_dict
 
-
 # Of file systems without hard links (exFAT, some network and object stores), or with all of a file's taken.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import soundfile as sf
@@ -15,11 +15,17 @@ from nrdata.errors import UserError
 NAMES = {
     "WAV": ("wav", "wave"), "AIFF": ("aif", "aiff", "aifc", "afc"), "AU": ("au", "snd"), "OGG": ("ogg", "oga", "opus"),
     "MP3": ("mp3", "mp2", "mp1", "mpga"), "NIST": ("sph", "nist", "nis"), "SVX": ("iff", "svx", "8svx", "16sv"),
-    "IRCAM": ("sf", "ircam"), "MAT4": ("mat",), "MAT5": ("mat",), "MPC2K": ("snd", "mpc2k"), "WAVEX": ("wav",), "RAW": (),
+    "IRCAM": ("sf", "ircam"), "MAT4": ("mat",), "MAT5": ("mat",), "MPC2K": ("snd", "mpc2k"), "WAVEX": ("wav",),
+    "RAW": (),
 }  # fmt: skip
-EXTENSIONS = tuple(
-    sorted({f".{name}" for kind in sf.available_formats() for name in NAMES.get(kind, (kind.lower(),))})
-)
+
+
+def extensions(kinds: Iterable[str]) -> tuple[str, ...]:
+    """The endings of files of libsndfile's formats, sorted."""
+    return tuple(sorted({f".{name}" for kind in kinds for name in NAMES.get(kind, (kind.lower(),))}))
+
+
+EXTENSIONS = extensions(sf.available_formats())
 FOREIGN = (
     ".m4a", ".m4b", ".aac", ".adts", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".3ga", ".amr", ".awb", ".wma", ".asf",
     ".wmv", ".webm", ".weba", ".mkv", ".mka", ".avi", ".flv", ".mpg", ".mpeg", ".vob", ".ac3", ".eac3", ".dts", ".ape",

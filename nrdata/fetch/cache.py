@@ -129,7 +129,7 @@ class Cache:
 def _remove(path: Path) -> bool:
     """Remove an entry, or what a killed process left of one, unless someone holds it."""
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # on NFS only a file that may be written can be locked against all others
             if not locks.flock(file):
                 return False
             path.unlink(missing_ok=True)

@@ -69,17 +69,13 @@ def _train() -> int:
 
 def _evaluate() -> int:
     how = "--modes none,env --limit 2 --nfe 1 --workers 1 --out scores"
-    return run(
-        ["evaluate", "--shards", str(_given["set"]), "--checkpoint", str(_given["checkpoint"]), *how.split()]
-    )
+    return run(["evaluate", "--shards", str(_given["set"]), "--checkpoint", str(_given["checkpoint"]), *how.split()])
 
 
 def _enhance() -> int:
     talks = sorted(map(str, _given["talks"].iterdir()))
     ref = str(_given["room"])
-    return run(
-        ["enhance", *talks, "--ref", ref, "--checkpoint", str(_given["checkpoint"]), "--nfe", "1", "--out", "o"]
-    )
+    return run(["enhance", *talks, "--ref", ref, "--checkpoint", str(_given["checkpoint"]), "--nfe", "1", "--out", "o"])
 
 
 def _download() -> int:

@@ -30,6 +30,7 @@ from collections import Counter
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
+from nrdata.environment import git_revision
 from tests.soak.jobs import JOBS, PRELOAD, Job, embedded_data
 
 KILLS_A_FOLDER = 8
@@ -224,6 +225,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch, embedded_data(Path(scratch)):
         root = Path(scratch) / "work"
         root.mkdir()
+        git_revision()  # asked once, for all forks: who edits meanwhile changes nothing
         soak, done = Soak(root, given.seed, forkserver_for_all()), 0
         while done < given.kills and time.monotonic() - began < given.seconds:
             job = min(JOBS, key=lambda j: soak.counts[j.name]["kills"])
