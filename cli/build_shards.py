@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nrdata import cores
 from nrdata.builders.plan import Options
 from nrdata.errors import UserError
 
@@ -55,14 +55,10 @@ def command(
         path = builds.save_plan(plan, out, force)
         click.echo(f"{path}: {len(plan.rows)} rows, {len(plan.refused)} items refused")
         return int(strict and any(r.fault for r in plan.refused))
-    workers = workers or _cores()
+    workers = workers or cores.usable()
     summary = builds.build(options, plan, out, workers, force, numbers, engine)
     click.echo(json.dumps(summary.record(), allow_nan=False) if as_json else _text(summary))
     return int(strict and any(r.fault for r in summary.refused))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

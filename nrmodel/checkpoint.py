@@ -6,9 +6,11 @@ plain `torch.save` of tensors, numbers, strings, lists and dictionaries, read wi
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from torch import Tensor
 from nrdata.errors import UserError
 from nrdata.files import rename, unfinished, write_bytes
 from nrmodel.config import ModelConfig, from_dict, to_dict
+
+# Of file systems without hard links (exFAT, some network and object stores), or with all of a file's taken.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -106,9 +111,21 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     if path.exists():
         previous = path.with_suffix(".prev.pt")
         copy = unfinished(path)
-        os.link(path, copy)
-        rename(copy, previous)
+        try:
+            os.link(path, copy)
+        except OSError as e:
+            if e.errno not in NO_LINKS:
+                raise
+            write_bytes(previous, path.read_bytes())
+        else:
+            rename(copy, previous)
     write_bytes(path, buffer.getvalue())
+
+
+def asked_for(error: Exception) -> str:
+    """" (it asks for TYPE)", where torch says which type it has refused to load."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f" (it asks for {found[1]})" if found else ""
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -120,7 +137,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise UserError(f"{path} is not a plain checkpoint: it is not opened", kind="hostile") from e
+        raise UserError(f"{path} is not a plain checkpoint{asked_for(e)}: it is not opened", kind="hostile") from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         raise UserError(f"{path} is truncated or damaged ({str(e).splitlines()[0]})", kind="unreadable") from e
     for name in STATE_ENTRIES:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
+from nrdata import drawing
+
 REQUIRED = {  # distribution -> module
     "numpy": "numpy", "scipy": "scipy", "torch": "torch", "torchaudio": "torchaudio", "webdataset": "webdataset",
     "soundfile": "soundfile", "soxr": "soxr", "pesq": "pesq", "pystoi": "pystoi", "pyroomacoustics": "pyroomacoustics",
@@ -57,8 +59,8 @@ def _package(name: str, module: str, install: str, required: bool) -> Finding:
     except metadata.PackageNotFoundError:
         return Finding(name, "missing" if required else "optional", "", "", install, required)
     try:
-        loaded = importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError, AttributeError) as e:
+        loaded = drawing.matplotlib() if name == "matplotlib" else importlib.import_module(module)
+    except Exception as e:  # whatever a package does when it cannot load is what is asked for
         remedy = f"{install} --force-reinstall"
         if name == "torchaudio":  # beside a CPU-only torch the wheel for CUDA cannot load: an OSError
             remedy = "install the torchaudio built for this torch; until then only --encoder stats fails"

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from nrdata import drawing
+
 
 def spectrograms(signals: dict[str, np.ndarray], sample_rate: int, path: Path, title: str = "") -> None:
     """Write a PNG: spectrograms of named signals `(samples,)` under each other, in dB on one scale of 70 dB."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
     from scipy.signal import stft
 
+    plt = drawing.pyplot()
     levels = {}
     for name, signal in signals.items():
         _, _, values = stft(signal, sample_rate, nperseg=512, noverlap=384)

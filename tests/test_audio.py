@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nrdata import audio
+from nrdata.audio import listing
 from nrdata.errors import UserError
 
 X = speech(1.0, 3)
@@ -388,3 +389,68 @@ def test_reading_leaves_no_open_files(tmp_path):
         audio.read(tmp_path / "x.flac", 10, 20)
         next(iter(audio.blocks(tmp_path / "x.flac", 100)))
     assert len(names("/proc/self/fd")) <= before + 1
+
+
+# Formats whose header tells where the sound ends, as libsndfile writes them; the last: the shortest cut that is told.
+TOLD = [("AU", "PCM_16"), ("AU", "ULAW"), ("NIST", "PCM_16"), ("NIST", "ALAW"), ("VOC", "PCM_16"), ("VOC", "PCM_U8"),
+        ("SVX", "PCM_16"), ("SVX", "PCM_S8"), ("MAT4", "DOUBLE"), ("MAT4", "PCM_16"), ("MAT5", "FLOAT"),
+        ("MAT5", "PCM_U8"), ("HTK", "PCM_16"), ("SDS", "PCM_16"), ("SDS", "PCM_S8"), ("AVR", "PCM_16"),
+        ("MPC2K", "PCM_16"), ("WVE", "ALAW"), ("CAF", "PCM_24"), ("CAF", "FLOAT"), ("WAVEX", "PCM_16"),
+        ("RF64", "PCM_16"), ("W64", "PCM_16")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "subtype"), TOLD)
+@pytest.mark.parametrize("endian", ["FILE", "LITTLE", "BIG"])
+def test_cut_files_of_every_kind_are_told_and_whole_ones_are_not_blamed(tmp_path, kind, subtype, endian):
+    path = tmp_path / "x"
+    for channels in (1, 2):
+        x = np.stack([X[:4001]] * channels, 1)
+        try:
+            sf.write(path, x, 16000, subtype, format=kind, endian=endian)
+        except (sf.LibsndfileError, ValueError):
+            continue  # mono only, or of one order of bytes
+        data = path.read_bytes()
+        assert len(audio.read(path)[0]) >= 4001
+        for share in (0.99, 0.7, 0.5, 0.2):
+            path.write_bytes(data[: int(len(data) * share)])
+            assert kind_of(audio.read, path) == "truncated", share
+
+
+@pytest.mark.parametrize("kind, subtype", [("IRCAM", "FLOAT"), ("IRCAM", "PCM_16"), ("PVF", "PCM_16"), ("PAF", "PCM_24")])
+@pytest.mark.parametrize("endian", ["FILE", "LITTLE", "BIG"])
+def test_where_no_length_is_written_a_cut_inside_a_frame_is_told(tmp_path, kind, subtype, endian):
+    path = tmp_path / "x"
+    sf.write(path, np.stack([X[:4001]] * 2, 1), 16000, subtype, format=kind, endian=endian)
+    assert len(audio.read(path)[0]) >= 4001
+    path.write_bytes(path.read_bytes()[:-1])
+    assert kind_of(audio.read, path) == "truncated"
+
+
+def test_an_instrument_that_names_its_length(tmp_path):
+    path = tmp_path / "x.xi"
+    sf.write(path, X, 16000, "DPCM_16", format="XI")
+    data = bytearray(path.read_bytes())
+    data[298:302] = (32000).to_bytes(4, "little")  # libsndfile itself writes 0
+    path.write_bytes(data)
+    assert len(audio.read(path)[0]) == 16000
+    path.write_bytes(data[:-2000])
+    assert kind_of(audio.read, path) == "truncated"
+
+
+def test_an_au_file_of_unknown_length_is_read_to_its_end(tmp_path):
+    sf.write(tmp_path / "x.au", X, 16000, "PCM_16")
+    data = bytearray((tmp_path / "x.au").read_bytes())
+    data[8:12] = b"\xff" * 4
+    (tmp_path / "x.au").write_bytes(data)
+    assert len(audio.read(tmp_path / "x.au")[0]) == 16000
+
+
+def test_what_libsndfile_reads_is_listed(tmp_path):
+    endings = ("sph", "SND", "voc", "nist", "iff", "avr", "pvf", "xi", "htk", "mat", "paf", "sds")
+    listed = [f"{letter}.{ending}" for letter, ending in zip("abcdefghijkl", endings, strict=True)]
+    for name in (*listed, "m.m4a", "n.Opus", "o.WEBM", "._p.m4a", "q.txt", "r.amr"):
+        (tmp_path / name).write_bytes(b"x")
+    assert [p.name for p in audio.list_audio(tmp_path)] == [*listed, "n.Opus"]
+    assert [p.name for p in audio.list_foreign(tmp_path)] == ["m.m4a", "o.WEBM", "r.amr"]
+    assert not {".m4a", ".wma", ".txt", ".raw"} & set(audio.EXTENSIONS)
+    assert listing.extensions(["WAV", "OF_LATER"]) == (".of_later", ".wav", ".wave")

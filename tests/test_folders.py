@@ -344,3 +344,29 @@ def test_the_plan_of_the_real_corpus_keeps_its_splits():
         r.env_id for r in plan.rows if r.split == "train"
     }
     assert len(unseen) == 6 and "local/siren" in unseen
+
+
+def test_sound_of_every_kind_is_used_and_what_needs_a_decoder_is_named(tmp_path, capsys):
+    bare_folders(tmp_path)
+    for i, (ending, kind) in enumerate((("sph", "NIST"), ("SND", "AU"), ("voc", "VOC"))):
+        for place, x in (("speech/s1", speech(2.0, seed=40 + i)), ("noise/place1", noise(5.0, 1, seed=40 + i))):
+            sf.write(tmp_path / place / f"more{i}.{ending}", x, RATE, "PCM_16", format=kind)
+    foreign = ["s1/memo.m4a", "s1/call.amr", "s0/film.MKV", "place0/street.wma"]
+    for name in foreign:
+        (tmp_path / ("noise" if name.startswith("place") else "speech") / name).write_bytes(bytes(100))
+    assert folders(tmp_path, tmp_path / "out") == 0
+    kinds = refused(tmp_path / "out")
+    assert {item for item, kind in kinds.items() if kind == "needs_decoder"} == set(foreign)
+    assert "4 needs_decoder" in capsys.readouterr().out
+    everything = {r["speech"]["path"] for r in plan_rows(tmp_path / "out")} | kinds.keys()
+    assert {"s1/more0.sph", "s1/more1.SND", "s1/more2.voc"} <= everything
+    reasons = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
+    assert all("convert" in r["reason"] for r in reasons if r["item"] in foreign)
+
+
+def test_a_folder_of_nothing_but_films_says_so(tmp_path, capsys):
+    bare_folders(tmp_path)
+    for path in (tmp_path / "speech").rglob("*.wav"):
+        path.rename(path.with_suffix(".mp4"))
+    assert folders(tmp_path, tmp_path / "out") == 2
+    assert ".mp4 files need another decoder" in capsys.readouterr().err

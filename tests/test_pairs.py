@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 from corpora import build, digests, table, write
 from helpers import RATE, noise, speech
 
@@ -187,3 +188,18 @@ def test_a_bomb_in_an_archive_is_one_refused_file(tmp_path):
                     member.write(bytes(1_000_000))
     assert build("--source", "pairs", "--root", tmp_path / "in", "--out", tmp_path / "out") == 0
     assert refused(tmp_path / "out") == {"noisy/bomb.wav": "archive"}
+
+
+def test_pairs_of_every_kind_are_found_and_what_needs_a_decoder_is_named(tmp_path):
+    root = tmp_path / "in" / "train"
+    for i, (ending, kind) in enumerate((("sph", "NIST"), ("voc", "VOC"), ("wav", "WAV"))):
+        x = 0.4 * speech(1.2, seed=i)
+        for side, y in (("clean", x), ("noisy", x + 0.1 * noise(1.2, i))):
+            (root / side).mkdir(parents=True, exist_ok=True)
+            sf.write(root / side / f"{i}.{ending}", y, RATE, "PCM_16", format=kind)
+    for side in ("clean", "noisy"):
+        (root / side / "memo.m4a").write_bytes(bytes(100))
+    assert build("--source", "pairs", "--root", tmp_path / "in", "--out", tmp_path / "out") == 0
+    assert len(nrdata.open(tmp_path / "out").index("train")) == 3
+    named = {"train/clean/memo.m4a": "needs_decoder", "train/noisy/memo.m4a": "needs_decoder"}
+    assert refused(tmp_path / "out") == named

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -240,3 +241,14 @@ def test_genuine_pairs_agree_with_their_logs(tmp_path, capsys):
         for s in (data.sample(k.decode()) for k in data.index(split).key)
     ]
     assert -3 < np.median(differences) < 0
+
+
+def test_what_needs_a_decoder_is_named(corpus, tmp_path):
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    side = next(p for p in sorted(root.iterdir()) if p.name.startswith("noisy"))
+    for name in ("memo.m4a", "call.3gp", "talk.WEBM"):
+        (side / name).write_bytes(bytes(100))
+    assert vbd(root, tmp_path / "out") == 0
+    named = {f"{side.name}/{name}": "needs_decoder" for name in ("memo.m4a", "call.3gp", "talk.WEBM")}
+    assert named.items() <= refused(tmp_path / "out").items()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from nrdata.audio import declared
 from nrdata.errors import UserError
 
 STREAMED = 0x7FFFF000  # from here on a size means "unknown when the header was written" (0xFFFFFFFF, sox: 0x7FFFF000)
@@ -61,6 +62,8 @@ def check(file: IO[bytes], path: Path) -> tuple[int, bytes] | None:
         whole = int.from_bytes(file.read(8), "little")
         if whole > size:
             raise UserError(f"{path} is cut short: {size} of {whole} bytes are there", kind="truncated")
+    else:
+        declared.check(file, path, size)
     return None
 
 

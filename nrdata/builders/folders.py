@@ -127,6 +127,8 @@ def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
         found = layouts.items(name, side.name, root)
         if found is None:
             found = [side.describe(path.relative_to(root).as_posix()) for path in audio.list_audio(root)]
+        foreign = [path.relative_to(root).as_posix() for path in audio.list_foreign(root)]
+        found += [Refused(path, audio.why_foreign(path), "needs_decoder") for path in foreign]
         if not found:
             raise UserError(
                 f"{root} holds no sound files: --{side.name} needs a folder of recordings", kind="empty_folder"

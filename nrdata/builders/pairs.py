@@ -85,18 +85,23 @@ def _named(options: Options) -> Iterator[tuple[str, Place]]:
 def _from_folders(options: Options) -> Plan:
     """Both sides of every name: pairs, and what has no partner or more than one."""
     sides: dict[str, dict[tuple[str, str], list[str]]] = {side: defaultdict(list) for side in SIDES}
+    result = Plan([])
     for name, place in _named(options):
         parts = name.split("/")
         at = next((i for i, part in enumerate(parts[:-1]) if part.lower() in SIDES), None)
-        if at is None or place.suffix not in audio.EXTENSIONS:
+        if at is None:
+            continue
+        if audio.is_foreign(name):
+            result.refused.append(Refused(name, audio.why_foreign(name), "needs_decoder"))
+        if place.suffix not in audio.EXTENSIONS:
             continue
         split = next((part.lower() for part in parts[:at] if part.lower() in SPLITS), "")
         key = "/".join(parts[at + 1 :]).rpartition(".")[0].casefold()
         sides[parts[at].lower()][split, key].append(name)
     if not any(sides.values()):
         where = options.root or options.clean
-        raise UserError(f"{where} has no folders 'clean' and 'noisy' with sound files", kind="no_pairs")
-    result = Plan([])
+        reason = f": {result.refused[0].item}: {result.refused[0].reason}" if result.refused else ""
+        raise UserError(f"{where} has no folders 'clean' and 'noisy' with sound files{reason}", kind="no_pairs")
     for split, key in sorted(sides["clean"].keys() | sides["noisy"].keys()):
         clean, noisy = (sides[side].get((split, key), []) for side in SIDES)
         if len(clean) == len(noisy) == 1:

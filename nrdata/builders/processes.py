@@ -13,7 +13,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 from typing import Any
+
+from nrdata.errors import UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,9 +24,15 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with us: at the end, on any exception (partial files removed), and when we are killed."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        raise UserError("this system has no fork, which builder processes need: build with --workers 1", "processes")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["webdataset.writer", "nrdata.builders.build", "soxr"])
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
+    try:  # asks for shared memory and for a process: where there is none, it is known before the first shard
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
+        forkserver.ensure_running()
+    except (OSError, ImportError) as e:
+        raise UserError(f"no builder processes can be started here ({e}): build with --workers 1", "processes") from e
     try:
         yield executor
     except BaseException:

@@ -26,7 +26,9 @@ def plan(options: Options) -> Plan:
     """A row for every line of the logs whose two files are there. Raises `UserError` where the corpus is not."""
     facts = manifests.load("voicebank-demand")
     places = _places(options)
-    result = Plan([])
+    assert options.root is not None
+    foreign = [name for name, _ in find(options.root) if audio.is_foreign(name)]
+    result = Plan([], [Refused(name, audio.why_foreign(name), "needs_decoder") for name in foreign])
     with Places(places) as files:
         for part, about in facts["parts"].items():
             clean, noisy = ({n for n in places if n.startswith(f"{side}_{part}_wav/")} for side in ("clean", "noisy"))

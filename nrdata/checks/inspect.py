@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nrdata import files
+from nrdata import drawing, files
 from nrdata.errors import UserError
 from nrdata.fetch.remote import is_address
 from nrdata.progress import Progress
@@ -165,11 +165,7 @@ def mean_spectra(dataset: DataSet) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 def plot(folder: Path | str, picture: Path | str) -> Path:
     """A PNG: histogram of the measured SNR of each split, mean noise spectrum of each environment."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = drawing.pyplot()
     picture = Path(picture)
     if picture.suffix.lower() != ".png":
         raise UserError(f"{picture}: the picture is a PNG; name it .png", kind="container")

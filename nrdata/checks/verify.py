@@ -66,7 +66,7 @@ def verify(folder: Path | str, max_member: int = MAX_MEMBER) -> Report:
         return _verify_remote(str(folder), max_member)
     folder = files.local_path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder of shards", kind="missing")
+        raise UserError(_no_folder(folder), kind="missing")
     report = Report(str(folder))
     manifest: Manifest | None = None
     try:
@@ -90,6 +90,14 @@ def verify(folder: Path | str, max_member: int = MAX_MEMBER) -> Report:
     if manifest:
         report.faults += _plan(folder, manifest)
     return report
+
+
+def _no_folder(path: Path) -> str:
+    """What is there instead of a folder of shards."""
+    if not path.exists():
+        return f"{path}: there is no such folder of shards"
+    what = "one shard" if path.suffix == ".tar" else "a file"
+    return f"{path} is {what}, not a folder of shards: check the folder, nr verify-shards {path.parent}"
 
 
 def _verify_remote(address: str, max_member: int) -> Report:

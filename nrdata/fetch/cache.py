@@ -45,11 +45,18 @@ class Cache:
         are deleted and fetched once more, then `UserError` (wrong_sha256).
         """
         path = self.folder / digest
-        file = self._held(path, size, again)
-        log.debug("cache %s %s %s", self.folder, "lacks" if file is None else "holds", digest[:12])
-        while file is None:
-            self._fill(path, size, fetch)
-            file = self._held(path, size, False)
+        try:
+            file = self._held(path, size, again)
+            log.debug("cache %s %s %s", self.folder, "lacks" if file is None else "holds", digest[:12])
+            while file is None:
+                self._fill(path, size, fetch)
+                file = self._held(path, size, False)
+        except locks.Unsupported as e:
+            raise UserError(
+                f"{self.folder}: this file system keeps no locks (flock), which the cache needs: name a folder on a "
+                "local disk in NR_CACHE",
+                kind="no_flock",
+            ) from e
         with file:
             yield file
 
@@ -122,7 +129,7 @@ class Cache:
 def _remove(path: Path) -> bool:
     """Remove an entry, or what a killed process left of one, unless someone holds it."""
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # on NFS only a file that may be written can be locked against all others
             if not locks.flock(file):
                 return False
             path.unlink(missing_ok=True)
@@ -139,7 +146,12 @@ def mark(digest: str) -> int:
 
 def base_folder() -> Path:
     """`NR_CACHE`, else `~/.cache/nr`."""
-    return Path(os.environ.get("NR_CACHE") or Path.home() / ".cache" / "nr")
+    if given := os.environ.get("NR_CACHE"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "nr"
+    except (RuntimeError, KeyError) as e:
+        raise UserError("there is no home folder here: name one for the cache in NR_CACHE", kind="cache") from e
 
 
 def default() -> Cache:

@@ -136,9 +136,10 @@ def download(
             records[wish.name] = {"url": wish.url, "bytes": path.stat().st_size, "sha256": sha256}
             _write(out, records)
             if unpack:
-                count = _unpack(path, folder)
-                records[wish.name]["unpacked"] = True
+                _check_free(folder)
+                records[wish.name]["unpacked"] = True  # said first: killed in between, the folder is ours or not there
                 _write(out, records)
+                count = archive.unpack(path, folder)
                 say(f"{wish.name}: {count} files unpacked in {folder}")
 
 
@@ -199,10 +200,9 @@ def _placed(path: Path, wish: Archive, out: Path, unpack: bool) -> Path:
     return final
 
 
-def _unpack(path: Path, folder: Path) -> int:
+def _check_free(folder: Path) -> None:
     if folder.exists():
         raise UserError(f"{folder} is there, but not by a finished download: move it away", kind="other_files")
-    return archive.unpack(path, folder)
 
 
 def _records(out: Path) -> dict[str, dict[str, Any]]:

@@ -103,7 +103,10 @@ def _worker_iterator(stream: Stream, position: Position, workers: int, rank: int
     # Torch's handler would raise in the middle of whatever the parent does when a worker dies; `_receive` finds out.
     on_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD)
-    iterator = iter(loader)
+    try:
+        iterator = iter(loader)
+    except (OSError, ImportError) as e:  # no shared memory at all, or no process
+        raise LoaderError(f"no loader process can be started here ({e}), {REMEDY}") from e
     if on_main_thread:
         signal.signal(signal.SIGCHLD, before)
     return iterator

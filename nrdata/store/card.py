@@ -77,8 +77,8 @@ def card(manifest: Manifest) -> str:
             + ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))
             + ".",
             "",
-            "Read it with `nrdata.open(folder)`, stock `webdataset`, or `datasets.load_dataset(folder)`;",
-            "check it with `nr verify-shards`.",
+            "Read it with `nrdata.open(folder)`, stock `webdataset`, or `datasets.load_dataset(folder)` (which decodes",
+            "sound only where the package `torchcodec` is installed); check it with `nr verify-shards`.",
             "",
         ]
     )

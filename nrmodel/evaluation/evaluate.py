@@ -12,7 +12,6 @@ take their name. Sampler noise is keyed by (key, seed) and shared by all modes: 
 from __future__ import annotations
 
 import json
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from nrdata import audio
+from nrdata import audio, cores
 from nrdata.environment import provenance
 from nrdata.errors import UserError
 from nrdata.files import write_json, write_text
@@ -146,7 +145,7 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
     training_data = None if model is None else model.training_data
     prepare(out, request, asked.force)
     if not (out / "rows.jsonl").exists():
-        workers = asked.workers or max(1, (os.cpu_count() or 2) // 2)
+        workers = asked.workers or max(1, cores.usable() // 2)
         write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
         run(files, systems, out, training_data, workers)
     summary = write_tables(read_rows(out / "rows.jsonl"), out, read_speed(out))

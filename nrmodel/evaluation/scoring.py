@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from nrdata.errors import UserError
 from nrmodel.evaluation.metrics import METRICS, Metric, Scores, score_steps
 
 
@@ -93,7 +94,13 @@ class ScoringPool:
         here, there = self._context.Pipe()
         with _one_thread():
             process = self._context.Process(target=_work, args=(there, dict(METRICS)), daemon=True)
-            process.start()
+            try:
+                process.start()
+            except OSError as e:
+                raise UserError(
+                    f"no process can be started to score in ({e.strerror or e}): allow more (ulimit -u), or fewer --workers",
+                    kind="processes",
+                ) from e
         there.close()  # else the end of the pipe is never seen
         return Worker(process, here)
 

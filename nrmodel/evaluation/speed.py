@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from nrdata import cores
 from nrdata.errors import UserError
 from nrdata.files import write_json
 
@@ -59,6 +59,6 @@ def real_time_factors(entries: list[dict[str, Any]]) -> dict[tuple[str, int], fl
 
 
 def threads() -> int:
-    """Of torch, where it is loaded; else the processors of this machine."""
+    """Of torch, where it is loaded; else the processors for this process."""
     torch = sys.modules.get("torch")
-    return torch.get_num_threads() if torch is not None else os.cpu_count() or 1
+    return torch.get_num_threads() if torch is not None else cores.usable()

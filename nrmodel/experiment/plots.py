@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from nrdata import drawing
 from nrmodel.evaluation.metrics import METRICS
 from nrmodel.evaluation.schema import setting_of
 
@@ -21,18 +22,14 @@ from nrmodel.evaluation.schema import setting_of
 @contextmanager
 def figure(shown: Any, columns: int, width: float, height: float) -> Iterator[tuple[Any, Any, io.BytesIO]]:
     """A figure, its axes and the buffer that holds the PNG afterwards; `shown` is its data, plain."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = drawing.pyplot()
     fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
     buffer = io.BytesIO()
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
     yield fig, axes[0], buffer
     digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
-    told = {"Software": f"matplotlib {matplotlib.__version__}", "Description": digest}
+    told = {"Software": f"matplotlib {drawing.matplotlib().__version__}", "Description": digest}
     fig.savefig(buffer, dpi=110, format="png", metadata=told)
     plt.close(fig)
 
@@ -135,7 +132,7 @@ def distance(entries: list[dict[str, Any]]) -> bytes:
 
 def embedding_map(points: list[list[Any]]) -> bytes:
     """Clips on the first two principal components of z_r, coloured by environment."""
-    import matplotlib
+    matplotlib = drawing.matplotlib()
 
     places = sorted({p[2] for p in points})
     with figure(points, 1, 8.0, 4.6) as (fig, axes, buffer):
@@ -208,7 +205,7 @@ def quality_by_calls(summary: dict[str, Any]) -> bytes:
 def spectrogram_png(signal: Any, sample_rate: int, top_db: float | None = None) -> tuple[bytes, float]:
     """A bare picture of `(samples,)`: time across, 0 to half the rate upwards, 70 dB under `top_db` (its own greatest
     level where None) in 64 colours; returns it and that level."""
-    import matplotlib
+    matplotlib = drawing.matplotlib()
     import numpy as np
     from PIL import Image
     from scipy.signal import stft

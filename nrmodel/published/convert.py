@@ -132,7 +132,8 @@ def read_published(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([(_DataModule, "sgmse.data_module.SpecsDataModule")]):
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as e:
-        raise UserError(f"{path} is not a plain checkpoint: it is not opened", kind="hostile") from e
+        asked = checkpoint.asked_for(e)
+        raise UserError(f"{path} is not a plain checkpoint{asked}: it is not opened", kind="hostile") from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as e:
         raise UserError(f"{path} is truncated or no checkpoint: fetch it again", kind="unreadable") from e
     for name in ("hyper_parameters", "state_dict", "ema"):
