@@ -101,6 +101,15 @@ def test_noise_above_goes_as_the_model_removes_it_below_and_speech_above_stays(w
     assert np.mean(above(y, rate)[gate] ** 2) > 0.5 * np.mean(above(clean, rate)[gate] ** 2)
 
 
+def test_loud_noise_that_has_no_lower_band_is_learnt_though_the_model_removes_next_to_nothing():
+    rate = 48000
+    clean = 0.1 * falling(white(3.0, rate, seed=1), rate) * (np.arange(3 * rate) % (rate // 2) < rate // 4)[:, None]
+    noise = white(3.0, rate, seed=2)
+    noisy = clean + noise - 0.997 * lowered(noise, rate)
+    y = joined(UpperBand(rate, 1, MODEL), noisy, lowered(noisy, rate), 0.99 * lowered(clean, rate))
+    assert np.mean(above(y, rate)[rate:] ** 2) < 0.1 * np.mean(above(noisy, rate)[rate:] ** 2)
+
+
 def test_a_clip_without_an_upper_band_of_its_own_is_not_taken_for_silence_up_there():
     rate = 48000
     noisy, clip = white(1.0, rate), white(1.0, MODEL, seed=1)

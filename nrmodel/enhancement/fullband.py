@@ -36,6 +36,7 @@ DIRECTED = 0.95  # share of the frame before in the decision-directed SNR
 FORETOLD = 0.5  # share of the foretold SNR, in the logarithm; half of it where the other one is
 SURE = 10.0  # so high
 BREATH = 0.3  # the gain is not under this part of the model's own
+DOUBT = 20.0  # speech is foretold so roughly that a part of what is there may be it
 MEMORY = 100  # frames of noise alone that its spectrum is the mean of
 BURST = 4.0  # a frame counts at most so many times the spectrum that was known
 SMOOTH = 15  # bins
@@ -64,8 +65,12 @@ def gains(
     band below, of what the model kept of it and of what it took away. `tilt (bins,)`: speech above over speech below.
     """
     smooth = _smooth(upper, SMOOTH)
+    # How far this frame is noise alone: that the model took out, and by what is there, not by the noise known so far,
+    # which may be far too little.
+    taken = np.minimum(removed / (low + TINY), 1)[:, None]
+    alone = taken / (1 + DOUBT * tilt * kept[:, None] / np.maximum(smooth, TINY))
     risen = np.minimum((removed + TINY) / (state.noise_below + TINY), 10 ** (FOLLOW_DB / 10))
-    follow = risen[:, None] ** FOLLOW
+    follow = np.maximum(risen[:, None] ** FOLLOW, alone * np.minimum(smooth / (state.noise + TINY), 1))
     noise = state.noise * follow + TINY
     foretold = tilt * kept[:, None] / noise
     directed = DIRECTED * state.speech / noise + (1 - DIRECTED) * np.maximum(smooth / noise - 1, 0)
@@ -76,7 +81,6 @@ def gains(
     of_model = np.sqrt(np.minimum((kept + TINY) / (low + TINY), 1))[:, None]
     gain = np.maximum(np.minimum(gain, 1), BREATH * of_model)
 
-    alone = 1 / (1 + 2 * foretold)  # how far this frame is noise alone
     step = 1 / np.minimum(state.frames + 1, MEMORY)
     state.noise = state.noise + alone * step[:, None] * (np.minimum(smooth, BURST * noise) / follow - state.noise)
     state.noise_below = state.noise_below + alone.mean(axis=1) * step * (removed - state.noise_below)
