@@ -39,6 +39,7 @@ BREATH = 0.3  # the gain is not under this part of the model's own
 DOUBT = 20.0  # speech is foretold so roughly that a part of what is there may be it
 MEMORY = 100  # frames of noise alone that its spectrum is the mean of
 BURST = 4.0  # a frame counts at most so many times the spectrum that was known
+LEARNING = 12  # but for the first frames
 SMOOTH = 15  # bins
 PIECE = 64  # frames that are transformed at once
 TINY = 1e-12  # power far under the last bit's
@@ -82,7 +83,8 @@ def gains(
     gain = np.maximum(np.minimum(gain, 1), BREATH * of_model)
 
     step = 1 / np.minimum(state.frames + 1, MEMORY)
-    state.noise = state.noise + alone * step[:, None] * (np.minimum(smooth, BURST * noise) / follow - state.noise)
+    most = np.where(state.frames < LEARNING, np.inf, BURST)[:, None] * noise
+    state.noise = state.noise + alone * step[:, None] * (np.minimum(smooth, most) / follow - state.noise)
     state.noise_below = state.noise_below + alone.mean(axis=1) * step * (removed - state.noise_below)
     state.frames = state.frames + alone.mean(axis=1)
     state.speech = gain**2 * upper
