@@ -2,8 +2,9 @@
 
 DATA holds speech.csv, noise.csv and their files at 16 kHz. Mixtures of its test split at 0 and 5 dB, as one window and
 as a stream of chunks with less and more of the past before them (`--settings CHUNK:CONTEXT,...` in seconds), without a
-reference and with a second of the same recording. Writes rows.jsonl and table.md. The real-time factor is processor
-time of one thread over duration, so that other work on the machine does not count, but for the caches.
+reference and with a second of the same recording. Writes rows.jsonl and table.md; where rows are there, it goes on
+behind them. The real-time factor is processor time of one thread over duration, so that other work on the machine does
+not count, but for the caches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +74,15 @@ def in_chunks(stream: Stream, noisy: np.ndarray) -> np.ndarray:
     return np.concatenate([*parts, stream.flush()])
 
 
-def measured(model: nrmodel.Model, data: Path, count: int, settings: list[tuple[float, float]]) -> Iterator[Row]:
+def measured(
+    model: nrmodel.Model, data: Path, count: int, settings: list[tuple[float, float]], done: set[tuple]
+) -> Iterator[Row]:
     for facts, clean, noisy, clip in mixtures(data, count):
         for reference in (False, True):
             ref = clip if reference else None
             for chunk, context in ((0.0, 0.0), *settings):
+                if (*facts, reference, chunk, context) in done:
+                    continue
                 latency, begin = 0.0, time.process_time()
                 if chunk:
                     stream = Stream(model, RATE, ref, chunk_seconds=chunk, context_seconds=context)
@@ -125,9 +130,11 @@ def main() -> None:
     settings = [tuple(map(float, pair.split(":"))) for pair in options.settings.split(",")]
     model = nrmodel.load(default_checkpoint()[0])
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with (options.out / "rows.jsonl").open("w") as file:
-        for row in measured(model, options.data, options.mixtures, settings):
+    with (options.out / "rows.jsonl").open("a+") as file:
+        file.seek(0)
+        rows = [Row(**json.loads(line)) for line in file]
+        done = {astuple(row)[:7] for row in rows}
+        for row in measured(model, options.data, options.mixtures, settings, done):
             rows.append(row)
             print(json.dumps(asdict(row)), file=file, flush=True)
     (options.out / "table.md").write_text(table(rows, model.digest[:8]))

@@ -4,7 +4,8 @@ DATA holds speech.csv, noise.csv and their files at 48 kHz. Mixtures of its seco
 (every other one; the first half is where the constants of nrmodel/enhancement/fullband.py were chosen) at 0, 5 and
 10 dB, and what is above 8 kHz in the output: SNR, and log-spectral distance to the clean sound. The clip is two
 seconds of the same recording behind the mixture's. Systems: today's output with nothing up there; with the noisy band
-left as it is; this one without and with the clip; DeepFilterNet3. Writes rows.jsonl and table.md.
+left as it is; this one without and with the clip; DeepFilterNet3. Writes rows.jsonl and
+table.md; where rows are there, it goes on behind them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -159,9 +160,13 @@ def main() -> None:
     torch.set_num_threads(1)
     model = nrmodel.load(default_checkpoint()[0])
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with (options.out / "rows.jsonl").open("w") as file:
+    with (options.out / "rows.jsonl").open("a+") as file:
+        file.seek(0)
+        rows = [Row(**json.loads(line)) for line in file]
+        done = {astuple(row)[:4] for row in rows}
         for mixture in mixtures(options.data, options.mixtures):
+            if mixture.facts in done:
+                continue
             for system, y in outputs(model, mixture).items():
                 rows.append(Row(*mixture.facts, system, *(round(v, 3) for v in measures(mixture.clean, y))))
                 print(json.dumps(asdict(rows[-1])), file=file, flush=True)

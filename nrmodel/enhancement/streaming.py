@@ -53,9 +53,7 @@ class Stream:
         seed: int = 0,
     ):
         if sample_rate <= 0 or chunk_seconds < FADE_SECONDS:
-            raise UserError(
-                f"{sample_rate} Hz in chunks of {chunk_seconds} s: 1 Hz and 0.032 s are the least"
-            )
+            raise UserError(f"{sample_rate} Hz in chunks of {chunk_seconds} s: 1 Hz and 0.032 s are the least")
         self.model, self.sample_rate, self.seed = model, sample_rate, seed
         self.full_band = full_band and sample_rate > model.sample_rate
         hop = round(HOP_SECONDS * sample_rate)  # of the upper band's frames: whole ones make the latency exact
