@@ -73,7 +73,6 @@ def _enhance(
     from nrdata.labels import printable
     from nrdata.progress import Progress
     from nrmodel.defaults import default_checkpoint
-    from nrmodel.enhancement.files import enhance_files, share_left
 
     to_stdout = out == STDOUT
     jobs = _jobs(noisy, pairs, folder / "stdout.wav" if to_stdout else out, options, folder)
@@ -91,6 +90,8 @@ def _enhance(
     ready, seconds = _checked(jobs, options["force"], tell)
     digest = None
     if ready:
+        from nrmodel.enhancement.files import enhance_files, share_left  # torch
+
         chosen = options["checkpoint"]
         path, taken = default_checkpoint() if chosen is None else (chosen, str(chosen))
         model = nrmodel.load(path)
@@ -126,7 +127,6 @@ def _jobs(
     from nrmodel.enhancement.intake import Intake
     from nrmodel.enhancement.jobs import jobs_of_files, parse_span
     from nrmodel.enhancement.pairs import jobs_of_pairs
-    from nrmodel.enhancement.source import header
 
     intake = Intake(folder)
     residual, file_format = options["residual"], options["file_format"]
@@ -136,9 +136,10 @@ def _jobs(
         out = out or Path("enhanced")
         span = None if options["ref_span"] is None else parse_span(options["ref_span"])
         ref = None if options["ref"] is None else intake.sound(options["ref"])
+        inputs = intake.inputs(noisy, options["recursive"], out)
         if ref is not None:
-            header(ref)
-        jobs = jobs_of_files(intake.inputs(noisy, options["recursive"], out), out, ref, span, residual, file_format)
+            intake.check(ref)
+        jobs = jobs_of_files(inputs, out, ref, span, residual, file_format)
     for note in intake.notes:
         click.echo(f"nr: {printable(note)}", err=True)
     return [replace(job, called=tuple(intake.called.items())) for job in jobs]

@@ -18,6 +18,7 @@ from typing import IO
 from nrdata import audio
 from nrdata.errors import UserError
 from nrmodel.enhancement import media
+from nrmodel.enhancement.source import header
 
 ADDRESS = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:/", re.ASCII)
 STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -51,6 +52,13 @@ class Intake:
         if name == "-" or _is_stream(path):
             return self._spooled(name)
         return path
+
+    def check(self, path: Path) -> None:
+        """Raises `UserError` where a file is no sound, with its name as the user knows it."""
+        try:
+            header(path)
+        except UserError as e:
+            raise UserError(str(e).replace(str(path), self.called.get(path, str(path))), e.kind) from e
 
     def inputs(self, names: Sequence[str], recursive: bool, out: Path) -> list[Input]:
         """Files, and the sound files of folders, without those below `out`. Raises `UserError` (empty) too."""

@@ -184,7 +184,9 @@ def check(job: Job) -> Header:
             path.lstat()
         if path.is_dir():
             raise UserError(f"{path} is a folder: rename it, or choose another --out", kind="folder")
-        if path.suffix.lower() not in media.MUXED:
+        if path.suffix.lower() in media.EXTENSIONS:
+            media.check_writable(path, found.channels)
+        else:
             audio.container(path, found.sample_rate, found.channels, None)
     above = next(folder for folder in job.out.absolute().parents if folder.exists())
     if not above.is_dir():

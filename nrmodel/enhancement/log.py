@@ -8,12 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nrdata import environment, files
 from nrdata.errors import UserError
-from nrmodel.enhancement.interface import Model
 from nrmodel.enhancement.jobs import Job, Outcome
+
+if TYPE_CHECKING:  # what is known before there is a model needs no torch
+    from nrmodel.enhancement.interface import Model
 
 LOG = "enhance.jsonl"
 

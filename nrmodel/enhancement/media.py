@@ -60,11 +60,19 @@ def decode(path: Path, wave: Path) -> str:
     return _decode_av(path, wave) if importlib.util.find_spec("av") else _decode_ffmpeg(path, wave)
 
 
+def check_writable(path: Path, channels: int) -> None:
+    """Raises `UserError` (no_decoder, container) where a file of this kind cannot be written."""
+    if path.suffix.lower() not in MUXED:
+        raise UserError(f"{path}: '{path.suffix}' files are read, not written: use .wav, .flac or .mp4", "container")
+    if not importlib.util.find_spec("av") and not shutil.which("ffmpeg"):
+        raise UserError(f"{path} needs an encoder: pip install 'nr[video]', or install ffmpeg", kind="no_decoder")
+    if channels > len(LAYOUTS):
+        raise UserError(f"{path} cannot hold {channels} channels: --format wav can", kind="container")
+
+
 def mux(film: Path | None, wave: Path, file: IO[bytes], suffix: str) -> None:
     """Write the sound of `wave` into the open `file`, of the kind of `suffix`, beside the picture and the subtitles of
     `film`, which are copied as they are."""
-    if sf.info(wave).channels > len(LAYOUTS):
-        raise UserError(f"{suffix} cannot hold {sf.info(wave).channels} channels: --format wav can", kind="container")
     if importlib.util.find_spec("av"):
         _mux_av(film, wave, file, suffix)
     else:
