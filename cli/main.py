@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import logging
 import os
@@ -58,6 +59,15 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f".{COMMANDS[name][0]}", __package__).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            known = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command '{args[0]}': {known}", ctx)
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -116,7 +126,8 @@ def _on_sigterm(signum: int, frame: Any) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Run one command line and return its exit code: 0 done, 1 faults found, 2 user's to mend, 130, 143."""
+    """Run one command line and return its exit code: 0 done, 1 faults found, 2 user's to mend, 130, 143. An empty one
+    asks for help."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -136,7 +147,7 @@ def run(argv: list[str]) -> int:
 def _mapped(argv: list[str]) -> int:
     debug = bool(os.environ.get("NR_DEBUG"))
     try:
-        result = cli.main(args=argv, prog_name="nr", standalone_mode=False)
+        result = cli.main(args=argv or ["--help"], prog_name="nr", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as e:
         return e.exit_code

@@ -273,7 +273,7 @@ def test_an_interrupted_batch_is_finished_by_the_same_command(nr, monkeypatch):
 
     monkeypatch.setattr(enhance_files.audio, "writer", writer)
     assert nr(*names, "--out", "o", "--residual")[0] == 130
-    assert listed(Path("o")) == ["0.residual.wav", "0.wav", "1.residual.wav", "enhance.jsonl"]
+    assert listed(Path("o")) == ["0.residual.wav", "0.wav", "enhance.jsonl"]
     code, out, _ = nr(*names, "--out", "o", "--residual")
     assert code == 0 and out.count("kept") == 1
     for path in Path("whole").glob("*.wav"):
@@ -370,7 +370,8 @@ def test_a_clip_that_jobs_share_is_read_and_hashed_once(nr, monkeypatch):
         real = getattr(module, name)
 
         def wrapped(path, *more, real=real, what=what):
-            counted[what].append(path.name)
+            if path.parent == Path():  # an input
+                counted[what].append(path.name)
             return real(path, *more)
 
         monkeypatch.setattr(module, name, wrapped)
@@ -397,9 +398,9 @@ def test_clips_that_cannot_serve_are_told_and_missing(nr):
     sf.write("copy.flac", 0.7 * read("a.wav"), RATE)
     for ref, said in (("short.wav", "very short"), ("silent.wav", "silent"), ("copy.flac", "noisy file itself"),
                       ("voice.wav", "is speech")):  # fmt: skip
-        code, out, err = nr("a.wav", "--ref", ref, "--out", f"o-{ref}")
+        code, out, err = nr("a.wav", "--ref", ref, "--out", f"o-{Path(ref).stem}")
         assert code == 0 and said in err and "reference: none" in out
-        assert np.array_equal(read(f"o-{ref}/a.wav"), read("none/a.wav"))
+        assert np.array_equal(read(f"o-{Path(ref).stem}/a.wav"), read("none/a.wav"))
     code, _, err = nr("a.wav", "--ref", "a.wav", "--out", "o-self")
     assert code == 0 and "noisy file itself" in err
 

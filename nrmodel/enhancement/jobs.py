@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import errno
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,33 +13,50 @@ from typing import Any
 
 from nrdata import audio
 from nrdata.errors import UserError
+from nrmodel.enhancement import media
+from nrmodel.enhancement.intake import Input
+from nrmodel.enhancement.source import Header, header
 
 Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file to make. `span`: the reference is this stretch of the noisy file itself, in seconds, or "auto"."""
+    """One file to make. `span`: the reference is this stretch of the noisy file itself, in seconds, or "auto".
+    `called`: what the user calls the files where they lie elsewhere, as pairs (path, name)."""
 
     noisy: Path
     out: Path
     ref: Path | None = None
     span: Span | str | None = None
     residual: bool = False
+    called: tuple[tuple[Path, str], ...] = ()
 
     @property
     def residual_out(self) -> Path:
-        return self.out.with_name(f"{self.out.stem}.residual{self.out.suffix}")
+        suffix = self.out.suffix if self.out.suffix.lower() not in media.MUXED else ".wav"
+        return self.out.with_name(f"{self.out.stem}.residual{suffix}")
 
     @property
     def outputs(self) -> list[Path]:
         return [self.out, self.residual_out] if self.residual else [self.out]
 
+    @property
+    def name(self) -> str:
+        """Of the noisy file, for people."""
+        return self.told(str(self.noisy))
+
+    def told(self, text: str) -> str:
+        """A sentence with the files called as the user calls them."""
+        for path, name in self.called:
+            text = text.replace(str(path), name)
+        return text
+
 
 @dataclass
 class Outcome:
     """What became of a job. `status`: enhanced, partial (only a part of the input was readable), kept (already there),
-    failed. `notes`: warnings, each a clause to follow the file's name."""
+    failed. `notes`: warnings, each a clause to follow the file's name. `took`: seconds of work."""
 
     job: Job
     status: str = "enhanced"
@@ -45,6 +64,7 @@ class Outcome:
     reference: str = "none"
     gain: float = 1.0
     subtype: str = ""
+    took: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def is_partial(self, note: str) -> None:
@@ -52,70 +72,128 @@ class Outcome:
         self.status = "partial"
         self.notes.append(note)
 
+    def has_failed(self, error: UserError | OSError) -> Outcome:
+        """Nothing was made."""
+        self.status = "failed"
+        self.notes.append(sentence(error))
+        return self
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work a second of sound; None where there was no work."""
+        return self.took / self.seconds if self.took and self.seconds else None
+
     def line(self) -> str:
         """One line for people."""
         if self.status == "kept":
             return f"{self.job.out}: already made by this command, kept"
         if self.status == "failed":
-            return f"{self.job.noisy}: failed"
+            return f"{self.job.name}: failed"
         made = " and ".join(str(path) for path in self.job.outputs)
-        return f"{self.job.noisy} -> {made}: {self.seconds:.2f} s, {self.subtype}, reference: {self.reference}"
+        return f"{self.job.name} -> {made}: {self.seconds:.2f} s, {self.subtype}, reference: {self.reference}"
 
     def warnings(self) -> list[str]:
         """The notes as sentences that name the file."""
-        name = str(self.job.noisy)
-        return [note if note.startswith(name) else f"{name}: {note}" for note in self.notes]
+        name = self.job.name
+        notes = [self.job.told(note) for note in self.notes]
+        return [note if note.startswith(name) else f"{name}: {note}" for note in notes]
 
     def as_dict(self) -> dict[str, Any]:
-        row = {"noisy": str(self.job.noisy), "out": str(self.job.out), "status": self.status, "seconds": self.seconds}
-        return {**row, "reference": self.reference, "gain": self.gain, "subtype": self.subtype, "notes": self.notes}
+        notes, speed = [self.job.told(note) for note in self.notes], self.real_time_factor
+        row = {"noisy": self.job.name, "out": str(self.job.out), "status": self.status, "seconds": self.seconds}
+        row = {**row, "reference": self.reference, "gain": self.gain, "subtype": self.subtype, "notes": notes}
+        return {**row, "real_time_factor": None if speed is None else round(speed, 4)}
+
+
+def sentence(error: UserError | OSError) -> str:
+    """What an error of one file says to people."""
+    if isinstance(error, UserError):
+        return str(error)
+    if error.errno == errno.ENAMETOOLONG:
+        return "its output's name is too long for this file system: give it a shorter one in a --pairs CSV"
+    return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
 
 
 def jobs_of_files(
-    noisy: Sequence[Path], out: Path, ref: Path | None = None, span: Span | str | None = None, residual: bool = False
+    inputs: Sequence[Input],
+    out: Path,
+    ref: Path | None = None,
+    span: Span | str | None = None,
+    residual: bool = False,
+    file_format: str | None = None,
 ) -> list[Job]:
-    """A job a file, written to `out/<stem>.wav`. Raises `UserError` before any work where two would be one file."""
-    return _without_clashes([Job(path, out / f"{stem(path)}.wav", ref, span, residual) for path in noisy])
-
-
-def jobs_of_pairs(pairs: Path, out: Path | None = None, residual: bool = False) -> list[Job]:
-    """Jobs of a CSV with the columns noisy, ref and out. `noisy` and `ref` are relative to the CSV, `out` to the folder
-    `out` (by default the CSV's); an empty `ref` is no reference, an empty `out` the noisy file's stem."""
-    try:
-        text = pairs.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{pairs}: no such CSV file", kind="missing") from None
-    rows = csv.DictReader(text.splitlines())
-    if "noisy" not in (rows.fieldnames or ()):
-        raise UserError(f"{pairs} has no column 'noisy': its first line must be noisy,ref,out", kind="columns")
+    """A job an input, written to `out/<its place>/<stem>.wav`, films to films; a single one to `out` itself where that
+    is the name of a sound file. Raises `UserError` before any work where two would be one file."""
+    if is_file_name(out):
+        if len(inputs) > 1 or inputs[0].place is not None:
+            raise UserError(f"--out {out} is one file: name a folder for what may be several", kind="out")
+        if file_format and out.suffix.lower() != f".{file_format}":
+            raise UserError(f"--out {out} and --format {file_format} differ: give one of them", kind="out")
+        return without_clashes([Job(inputs[0].path, out, ref, span, residual)])
     jobs = []
-    for row in rows:
-        if not row["noisy"]:
-            raise UserError(f"{pairs}, line {rows.line_num}: the column 'noisy' is empty", kind="columns")
-        noisy = pairs.parent / row["noisy"]
-        ref = pairs.parent / row["ref"] if row.get("ref") else None
-        jobs.append(Job(noisy, (out or pairs.parent) / (row.get("out") or f"{stem(noisy)}.wav"), ref, None, residual))
-    if not jobs:
-        raise UserError(f"{pairs} lists no files", kind="empty")
-    return _without_clashes(jobs)
+    for one in inputs:
+        name = f"{stem(one.path)}{suffix_of(one.path, file_format)}"
+        jobs.append(Job(one.path, out / (one.place or Path()) / name, ref, span, residual))
+    return without_clashes(jobs)
+
+
+def is_file_name(out: Path) -> bool:
+    """Whether `--out` is the name of a sound file or a film, not of a folder."""
+    return out.suffix.lower() in (*audio.EXTENSIONS, *media.EXTENSIONS) and not out.is_dir()
 
 
 def stem(path: Path) -> str:
     """A file's name without the extension of a sound file: dots inside names stay."""
-    return path.stem if path.suffix.lower() in audio.EXTENSIONS else path.name
+    return path.stem if path.suffix.lower() in (*audio.EXTENSIONS, *media.EXTENSIONS) else path.name
 
 
-def _without_clashes(jobs: list[Job]) -> list[Job]:
-    made: dict[Path, Path] = {}
+def suffix_of(path: Path, file_format: str | None = None) -> str:
+    """`.wav`, or what was asked for; of a film a film, .mkv where its own kind cannot be written."""
+    if file_format:
+        return f".{file_format}"
+    if path.suffix.lower() in media.EXTENSIONS:
+        with contextlib.suppress(UserError, OSError):  # said when its turn comes
+            if header(path).picture:
+                return path.suffix if path.suffix.lower() in media.FILMS else ".mkv"
+    return ".wav"
+
+
+def without_clashes(jobs: list[Job]) -> list[Job]:
+    """The jobs; `UserError` (clash) where one would overwrite an input, or two are one file under any spelling."""
+    made: dict[str, str] = {}
     inputs = {os.path.realpath(path) for job in jobs for path in (job.noisy, job.ref) if path is not None}
     for job in jobs:
         for path in job.outputs:
             if os.path.realpath(path) in inputs:
                 raise UserError(f"{path} is an input and would be overwritten: choose another --out", kind="clash")
-            if path in made:
-                raise UserError(f"{made[path]} and {job.noisy} would both become {path}: rename one", kind="clash")
-            made[path] = job.noisy
+            place = unicodedata.normalize("NFC", os.path.realpath(path))
+            if place in made:
+                remedy = "rename one, or name their outputs in a --pairs CSV"
+                raise UserError(f"{made[place]} and {job.name} would both become {path}: {remedy}", kind="clash")
+            made[place] = job.name
     return jobs
+
+
+def check(job: Job) -> Header:
+    """What can be known of a job before any work. Raises `UserError` or `OSError`."""
+    found = header(job.noisy)
+    if job.ref is not None:
+        header(job.ref)
+    for path in job.outputs:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # of the latter more below
+            path.lstat()
+        if path.is_dir():
+            raise UserError(f"{path} is a folder: rename it, or choose another --out", kind="folder")
+        if path.suffix.lower() in media.EXTENSIONS:
+            media.check_writable(path, found.channels)
+        else:
+            audio.container(path, found.sample_rate, found.channels, None)
+    above = next(folder for folder in job.out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"{above} is a file, not a folder: choose another --out", kind="folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{above} may not be written to: choose another --out, or check its permissions", "permission")
+    return found
 
 
 def parse_span(text: str) -> Span | str:
@@ -129,15 +207,3 @@ def parse_span(text: str) -> Span | str:
     if not start < stop < float("inf"):
         raise UserError(f"--ref-span {text}: A-B in seconds (0.5-2.0) or auto is expected", kind="span")
     return start, stop
-
-
-def declared_seconds(jobs: Sequence[Job]) -> float:
-    """Seconds of sound that the headers of all inputs declare; unreadable ones count nothing."""
-    total = 0.0
-    for job in jobs:
-        try:
-            info = audio.probe(job.noisy, tolerant=True)
-        except UserError:
-            continue
-        total += (info.frames or 0) / info.sample_rate
-    return total

@@ -1,5 +1,5 @@
-"""`enhance.jsonl` beside the outputs: with which model, reference, seed and versions each was made. What stands there
-is not made again, and what somebody else has made is not overwritten.
+"""`enhance.jsonl` beside the outputs: with which model, reference, seed and versions each was made, and what it holds.
+What stands there and is unchanged is not made again, and what somebody else has made is not overwritten.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nrdata import environment, files
 from nrdata.errors import UserError
-from nrmodel.enhancement.interface import Model
 from nrmodel.enhancement.jobs import Job, Outcome
+
+if TYPE_CHECKING:  # what is known before there is a model needs no torch
+    from nrmodel.enhancement.interface import Model
 
 LOG = "enhance.jsonl"
 
@@ -29,13 +31,16 @@ class Recipe:
     nfe: int
     seed: int
     residual: bool
+    left: float  # share of what is removed that stays in
     keep_rest: bool
 
 
-OLDER = {"keep_rest": False}  # what rows lack that were written before there was a choice
+OLDER = {"left": 0.0, "keep_rest": False}  # what rows lack that were written before there was a choice
 
 
-def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int, keep_rest: bool) -> list[Recipe]:
+def recipes(
+    model: Model, jobs: Sequence[Job], nfe: int | None, seed: int, left: float, keep_rest: bool
+) -> list[Recipe]:
     """One a job; every file is hashed once."""
     sha256 = {path: _sha256(path) for path in {path for job in jobs for path in (job.noisy, job.ref)}}
     return [
@@ -47,6 +52,7 @@ def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int, keep_
             nfe or model.nfe,
             seed,
             job.residual,
+            left,
             keep_rest,
         )
         for job in jobs
@@ -62,13 +68,13 @@ def _sha256(path: Path | None) -> str:
 
 
 def finished(job: Job, recipe: Recipe) -> Outcome | None:
-    """A job whose output of this recipe is there; None where work is to be done. The output itself is renamed last, so
-    a row without it, or with the residual alone, is an interrupted job of this command. Raises `UserError` (exists)."""
+    """A job whose outputs of this recipe are there, byte for byte; None where work is to be done: nothing is there, or
+    the residual alone, which is renamed before the output. Raises `UserError` (exists)."""
     row = _last_row(job)
-    same = row is not None and OLDER | row["settings"] == asdict(recipe)
     there = [path for path in job.outputs if path.exists()]
-    if there and (not same or (job.out in there and len(there) < len(job.outputs))):
-        raise UserError(f"{there[0]} exists and was not made by this command: --force overwrites it", kind="exists")
+    ours = row is not None and OLDER | row["settings"] == asdict(recipe) and all(_is_made(path, row) for path in there)
+    if there and (not ours or (job.out in there and len(there) < len(job.outputs))):
+        raise foreign(there[0])
     if row is None or job.out not in there:
         return None
     if row["partial"]:
@@ -76,25 +82,49 @@ def finished(job: Job, recipe: Recipe) -> Outcome | None:
     return Outcome(job, "kept")
 
 
+def check_foreign(job: Job) -> None:
+    """What `finished` can say before the model is there. Raises `UserError` (exists)."""
+    row = _last_row(job)
+    for path in job.outputs:
+        if path.exists() and (row is None or not _is_made(path, row)):
+            raise foreign(path)
+
+
+def foreign(path: Path) -> UserError:
+    """Somebody else's output, or one that has been changed."""
+    return UserError(f"{path} exists and was not made by this command: --force overwrites it", kind="exists")
+
+
+def stamps(job: Job) -> list[tuple[int, int, int] | None]:
+    """What lies under the names of the outputs, to notice another process that puts something else there."""
+    found = [path.stat() if path.exists() else None for path in job.outputs]
+    return [s and (s.st_ino, s.st_size, s.st_mtime_ns) for s in found]
+
+
+def _is_made(path: Path, row: dict[str, Any]) -> bool:
+    return path.is_file() and row.get("sha256", {}).get(path.name) == _sha256(path)
+
+
 def _last_row(job: Job) -> dict[str, Any] | None:
     log = job.out.parent / LOG
     rows = []
     if log.is_file():
         lines = log.read_text(encoding="ascii", errors="replace").splitlines()
-        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        rows = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
     return next((row for row in reversed(rows) if row["out"] == job.out.name), None)
 
 
-def append(recipe: Recipe, outcome: Outcome) -> None:
-    """A row, before the output gets its name."""
+def append(recipe: Recipe, outcome: Outcome, made: dict[str, Path]) -> None:
+    """A row, before the outputs get their names: `made` is where they lie until then."""
     job = outcome.job
     row = {
         "out": job.out.name,
-        "noisy": job.noisy.name,
+        "noisy": Path(job.name).name,
         "partial": outcome.status == "partial",
         "reference": outcome.reference,
         "gain": outcome.gain,
         "settings": asdict(recipe),
+        "sha256": {name: files.sha256(path) for name, path in made.items()},
         "made_with": environment.provenance(),
     }
     with (job.out.parent / LOG).open("a", encoding="ascii") as file:

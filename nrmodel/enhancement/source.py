@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,48 @@ import numpy as np
 
 from nrdata import audio
 from nrdata.errors import UserError
+from nrmodel.enhancement import media
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says it holds. `seconds` is 0 where it does not say; `decoded`: it takes `media` to read it."""
+
+    sample_rate: int
+    channels: int
+    subtype: str
+    seconds: float
+    decoded: bool = False
+    picture: bool = False
+    tracks: int = 1
+
+
+def header(path: Path) -> Header:
+    """Raises `UserError`: those of `audio.probe`, and (no_decoder)."""
+    try:
+        info = audio.probe(path, tolerant=True)
+    except UserError as e:
+        if e.kind != "unreadable":
+            raise
+        try:
+            found = media.probe(path)
+        except UserError as other:
+            raise (other if path.suffix.lower() in media.EXTENSIONS else e) from None
+        return Header(found.sample_rate, found.channels, "", found.seconds, True, found.picture, found.tracks)
+    return Header(info.sample_rate, info.channels, info.subtype, (info.frames or 0) / info.sample_rate)
+
+
+@contextlib.contextmanager
+def readable(path: Path, folder: Path | None = None) -> Iterator[tuple[Path, str]]:
+    """A file of the same sound that `audio` reads: itself, or one of the same name in a temporary folder (below
+    `folder`); and what is to be said where it is cut short."""
+    if not header(path).decoded:
+        yield path, ""
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as here:
+        wave = Path(here) / "sound.w64"
+        cut = media.decode(path, wave)
+        yield wave.rename(wave.with_name(path.name)), cut
 
 
 @dataclass
@@ -40,17 +84,18 @@ class Source:
 
 def beginning(path: Path, seconds: float) -> tuple[np.ndarray, int, str]:
     """The first `seconds` of a file `(frames, channels)`, its rate, and where it is cut short before that."""
-    rate = audio.probe(path, tolerant=True).sample_rate
-    limit, cut = int(seconds * rate), ""
-    blocks = audio.blocks(path, limit)
-    clip = next(blocks)
-    try:
-        if len(clip) < limit:
-            next(blocks, None)
-    except UserError as e:
-        if e.kind != "truncated":
-            raise
-        cut = str(e)
+    with readable(path) as (sound, cut):
+        rate = audio.probe(sound, tolerant=True).sample_rate
+        limit = int(seconds * rate)
+        blocks = audio.blocks(sound, limit)
+        clip = next(blocks)
+        try:
+            if len(clip) < limit:
+                next(blocks, None)
+        except UserError as e:
+            if e.kind != "truncated":
+                raise
+            cut = str(e)
     return clip, rate, cut
 
 
