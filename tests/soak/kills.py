@@ -214,7 +214,8 @@ def forkserver_for_all() -> int:
     server = forkserver._forkserver  # type: ignore[attr-defined]
     server.ensure_running()
     resource_tracker.ensure_running()
-    server.ensure_running = lambda: None  # it is no child of the forks: they could not ask whether it lives
+    # It is no child of the forks, which therefore cannot ask whether it lives.
+    server.ensure_running = forkserver.ensure_running = lambda: None
     server.set_forkserver_preload = lambda names: None
     of_kind = multiprocessing.get_context
 
