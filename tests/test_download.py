@@ -432,3 +432,26 @@ def test_nothing_is_copied_over_what_a_user_put_there(server, tmp_path):
     with pytest.raises(UserError, match="move it away"):
         download([wish(server, "good")], tmp_path, say=lambda text: None, patience=QUICK)
     assert names(tmp_path / "x") == ["mine.txt"] and files.sha256(tmp_path / "x.zip") == sha256(GOOD)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_as_the_unpacked_folder_gets_its_name_the_same_command_goes_on(server, tmp_path, monkeypatch, moment):
+    rename = files.rename
+
+    def killed(partial: Path, path: Path) -> None:
+        if path.suffix:
+            return rename(partial, path)
+        if moment == "after":
+            rename(partial, path)
+        raise Killed
+
+    monkeypatch.setattr(files, "rename", killed)
+    with pytest.raises(Killed):
+        download([wish(server, "good")], tmp_path, say=len, patience=QUICK)
+    monkeypatch.setattr(files, "rename", rename)
+    download([wish(server, "good")], tmp_path, say=len, patience=QUICK)
+    assert (tmp_path / "x" / "ENV" / "ch01.wav").stat().st_size == 300_000

@@ -126,5 +126,10 @@ def test_a_readme_of_the_users_own_is_left_alone(tiny_dataset, tmp_path):
     assert (tmp_path / "d" / "README.md").read_text() == "mine"
 
 
+def test_the_card_names_what_the_stock_loader_needs(tiny_dataset):
+    text = (tiny_dataset / card.NAME).read_text()
+    assert "datasets.load_dataset" in text and "`torchcodec` is installed" in text
+
+
 def test_text_from_data_cannot_break_the_card():
     assert card.cell("a|b<script>\n\x1b`") == "a\\|b&lt;script>  '"

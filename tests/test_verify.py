@@ -238,3 +238,14 @@ def test_flac_keeps_the_md5_of_its_samples():
 
     x = np.arange(5000, dtype=np.int16)
     assert flac_md5(audio.encode_flac(x, RATE)) == hashlib.md5(x.tobytes()).digest()
+
+
+def test_a_shard_or_a_file_instead_of_the_folder_is_told_as_one(tmp_path, capsys):
+    tar = sorted(make_dataset(tmp_path / "set", {"train": 2}).glob("*.tar"))[0]
+    (tmp_path / "notes.txt").write_text("x")
+    for path, what in ((tar, "is one shard, not a folder"), (tmp_path / "notes.txt", "is a file, not a folder")):
+        assert run(["verify-shards", str(path)]) == 2
+        told = capsys.readouterr().err
+        assert what in told and f"nr verify-shards {path.parent}" in told
+    assert run(["verify-shards", str(tmp_path / "no")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err

@@ -97,10 +97,8 @@ class ScoringPool:
             try:
                 process.start()
             except OSError as e:
-                raise UserError(
-                    f"no process can be started to score in ({e.strerror or e}): allow more (ulimit -u), or fewer --workers",
-                    kind="processes",
-                ) from e
+                told = f"no process can be started to score in ({e.strerror or e})"
+                raise UserError(f"{told}: allow more (ulimit -u), or fewer --workers", kind="processes") from e
         there.close()  # else the end of the pipe is never seen
         return Worker(process, here)
 

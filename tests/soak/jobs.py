@@ -98,12 +98,13 @@ def _state_fault(folder: Path) -> str:
     return ""
 
 
-WEIGHTS_AND_STATES = tuple(
-    f"run/{name}" for name in ("model.safetensors", "best.safetensors", "train-state.pt", "train-state.prev.pt")
+GROWING = tuple(
+    f"run/{name}"
+    for name in ("run.json", "model.safetensors", "best.safetensors", "train-state.pt", "train-state.prev.pt")
 )
 JOBS = (
     Job("build", _build, ("set/manifest.json", "set/train-000000.tar")),
-    Job("train", _train, ("run/model.safetensors",), WEIGHTS_AND_STATES, _state_fault),
+    Job("train", _train, ("run/model.safetensors",), GROWING, _state_fault),
     Job("evaluate", _evaluate, ("scores/rows.jsonl",)),
     Job("enhance", _enhance, ("o/talk0.wav", "o/talk5.wav")),
     Job("download", _download, ("corpus/first/0/0.wav", "corpus/second/0/0.wav"), ("corpus/downloads.json",)),

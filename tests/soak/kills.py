@@ -31,6 +31,8 @@ from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 from nrdata.environment import git_revision
+from nrdata.errors import UserError
+from nrmodel.checkpoint import read_state
 from tests.soak.jobs import JOBS, PRELOAD, Job, embedded_data
 
 KILLS_A_FOLDER = 8
@@ -76,9 +78,18 @@ def ended(pid: int, seconds: float) -> int | None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder."""
+    """SHA-256 of every file below a folder; of a training state, of its tensors (or why it cannot be read)."""
     paths = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    if path.suffix != ".pt":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return str(read_state(path)["sha256"])
+    except UserError as e:
+        return str(e)
 
 
 def helpers(server: int) -> list[int]:
@@ -203,7 +214,8 @@ def forkserver_for_all() -> int:
     server = forkserver._forkserver  # type: ignore[attr-defined]
     server.ensure_running()
     resource_tracker.ensure_running()
-    server.ensure_running = lambda: None  # it is no child of the forks: they could not ask whether it lives
+    # It is no child of the forks, which therefore cannot ask whether it lives.
+    server.ensure_running = forkserver.ensure_running = lambda: None
     server.set_forkserver_preload = lambda names: None
     of_kind = multiprocessing.get_context
 
