@@ -59,7 +59,7 @@ def make(path: str, kind: str, codec: str, rate: int, picture: str | None = None
     import av
 
     x = mixture(rate)
-    with av.open(path, "w", format=kind) as out:
+    with Path(path).open("w+b") as file, av.open(file, "w", format=kind) as out:
         if picture:
             film = out.add_stream(picture, rate=10)
             film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
@@ -70,8 +70,10 @@ def make(path: str, kind: str, codec: str, rate: int, picture: str | None = None
                 frame.pts = i
                 out.mux(film.encode(frame))
             out.mux(film.encode(None))
-        sound.codec_context.open()
+        sound.bit_rate = 64000
         codec_context = sound.codec_context
+        if not codec_context.is_open:
+            codec_context.open()
         to_codec = av.AudioResampler(codec_context.format, "mono", rate, codec_context.frame_size or None)
         frame = av.AudioFrame.from_ndarray(x[None], format="flt", layout="mono")
         frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), round(begin * rate)

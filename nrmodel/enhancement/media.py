@@ -192,7 +192,8 @@ def _encoded(sound: Any, wave: Path, info: Any, begin: float) -> Iterator[tuple[
     import av
 
     codec = sound.codec_context
-    codec.open()
+    if not codec.is_open:  # by the first packet of a picture
+        codec.open()
     converter = av.AudioResampler(codec.format, codec.layout, codec.sample_rate, codec.frame_size or None)
     done = 0
     for x in audio.blocks(wave, 1 << 14):
