@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ import click
 @click.option("--pairs", type=click.Path(path_type=Path), help="CSV with the columns noisy,ref,out, instead of NOISY.")
 @click.option("--ref", type=click.Path(path_type=Path), help="A clip of the noise alone, 0.25 s or longer.")
 @click.option("--ref-span", metavar="A-B|auto", help="Take the clip from the file: seconds, or its longest pause.")
+@click.option("--ref-as-given", is_flag=True, help="Use the clip whatever it is judged to be: speech, silent, short.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results. Default: enhanced.")
 @click.option("--residual", is_flag=True, help="Also write what was removed, <stem>.residual.wav.")
 @click.option("--nfe", type=click.IntRange(1, 1000), help="Calls of the network. Default: the model's own.")
@@ -25,6 +27,7 @@ def command(
     pairs: Path | None,
     ref: Path | None,
     ref_span: str | None,
+    ref_as_given: bool,
     out: Path | None,
     residual: bool,
     nfe: int | None,
@@ -41,6 +44,8 @@ def command(
         raise click.UsageError("name the noisy files, or a CSV with --pairs" + (", not both" if pairs else ""))
     if (ref is not None) + (ref_span is not None) + (pairs is not None) > 1:
         raise click.UsageError("--ref, --ref-span and --pairs exclude one another")
+    if ref_as_given and ref is None and ref_span is None and pairs is None:
+        raise click.UsageError("--ref-as-given needs a reference: --ref, --ref-span or --pairs")
 
     import nrmodel
     from nrdata import audio
@@ -55,6 +60,7 @@ def command(
     else:
         span = None if ref_span is None else parse_span(ref_span)
         jobs = jobs_of_files(noisy, out or Path("enhanced"), ref, span, residual)
+    jobs = [replace(job, ref_as_given=ref_as_given) for job in jobs]
     if ref is not None:
         audio.probe(ref, tolerant=True)
     path, taken = default_checkpoint() if checkpoint is None else (checkpoint, str(checkpoint))

@@ -71,7 +71,9 @@ def _enhance_file(model: Model, references: References, recipe: Recipe, outcome:
         raise UserError(f"{job.out} would be over 4 GiB: name it .flac in a --pairs CSV", kind="container")
     reference = references.of(job, rate, measured.frames)
     outcome.reference = reference.used
-    outcome.notes += reference.notes
+    outcome.notes += references.sentences(reference)
+    if measured.rumbling.any():
+        outcome.notes.append("a constant offset or sound under 20 Hz is loud in it: removed before the model, for good")
     enhanced = enhance.enhance_blocks(model, source.blocks(), measured, rate, reference.z_r, recipe.nfe, recipe.seed)
     with tempfile.TemporaryFile(dir=job.out.parent) as spool:
         peak = 0.0

@@ -17,13 +17,15 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Job:
-    """One file to make. `span`: the reference is this stretch of the noisy file itself, in seconds, or "auto"."""
+    """One file to make. `span`: the reference is this stretch of the noisy file itself, in seconds, or "auto".
+    `ref_as_given`: it is used whatever it is judged to be."""
 
     noisy: Path
     out: Path
     ref: Path | None = None
     span: Span | str | None = None
     residual: bool = False
+    ref_as_given: bool = False
 
     @property
     def residual_out(self) -> Path:
@@ -64,7 +66,8 @@ class Outcome:
     def warnings(self) -> list[str]:
         """The notes as sentences that name the file."""
         name = str(self.job.noisy)
-        return [note if note.startswith(name) else f"{name}: {note}" for note in self.notes]
+        named = (name, str(self.job.ref)) if self.job.ref else (name,)  # a clip's faults carry the clip's name
+        return [note if note.startswith(named) else f"{name}: {note}" for note in self.notes]
 
     def as_dict(self) -> dict[str, Any]:
         row = {"noisy": str(self.job.noisy), "out": str(self.job.out), "status": self.status, "seconds": self.seconds}

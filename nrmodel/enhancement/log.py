@@ -29,6 +29,7 @@ class Recipe:
     nfe: int
     seed: int
     residual: bool
+    ref_as_given: bool = False
 
 
 def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int) -> list[Recipe]:
@@ -43,6 +44,7 @@ def recipes(model: Model, jobs: Sequence[Job], nfe: int | None, seed: int) -> li
             nfe or model.nfe,
             seed,
             job.residual,
+            job.ref_as_given,
         )
         for job in jobs
     ]
@@ -60,7 +62,8 @@ def finished(job: Job, recipe: Recipe) -> Outcome | None:
     """A job whose output of this recipe is there; None where work is to be done. The output itself is renamed last, so
     a row without it, or with the residual alone, is an interrupted job of this command. Raises `UserError` (exists)."""
     row = _last_row(job)
-    same = row is not None and row["settings"] == asdict(recipe)
+    settings = row and {"ref_as_given": False, **row["settings"]}  # older rows do not have it
+    same = settings == asdict(recipe)
     there = [path for path in job.outputs if path.exists()]
     if there and (not same or (job.out in there and len(there) < len(job.outputs))):
         raise UserError(f"{there[0]} exists and was not made by this command: --force overwrites it", kind="exists")
