@@ -103,7 +103,7 @@ def from_wave(
     mono = audio.resample(wave, sample_rate, speech_activity.RATE)
     told = [f"is cut short: {cut}"] if cut else []
     if cancel:
-        told.append("has channels that cancel (opposite phase): the first one is taken")
+        told.append("is taken from its first channel: the channels cancel (opposite phase)")
     if not model.takes_reference:
         notes = [*told, "is not used: this model was trained without a reference"]
         return ReferenceClip(model.null(1), notes=tuple(f"{name} {note}" for note in notes), mono=mono)

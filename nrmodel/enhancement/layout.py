@@ -10,7 +10,8 @@ import torch
 
 from nrdata.errors import UserError
 
-CHANNELS = 32  # a first axis up to here, shorter than the second, counts channels, as torchaudio.load gives them
+CHANNELS = 32  # a first axis up to here, shorter than the second, counts channels, as torchaudio.load gives them ...
+TINY = 8  # ... unless both are this short and nothing tells them apart: then it counts samples, as soundfile has it
 Wave = TypeVar("Wave", np.ndarray, torch.Tensor)
 
 
@@ -35,9 +36,9 @@ def sound_of(x: np.ndarray | torch.Tensor, sample_rate: int, what: str) -> Sound
     if x.ndim not in (1, 2) or x.size == 0:
         expected = "(samples,), (samples, channels) or (channels, samples) is expected"
         raise UserError(f"{what} has shape {x.shape}: {expected}", kind="empty")
-    channels_first = x.ndim == 2 and x.shape[0] < x.shape[1] and x.shape[0] <= CHANNELS
+    channels_first = x.ndim == 2 and x.shape[0] < x.shape[1] > TINY and x.shape[0] <= CHANNELS
     samples = x.T if channels_first else x.reshape(len(x), -1)
-    if samples.shape[1] > samples.shape[0]:
+    if samples.shape[0] < samples.shape[1] > TINY:
         counted = f"{samples.shape[0]} samples of {samples.shape[1]} channels"
         raise UserError(f"{what} has shape {x.shape}, {counted}: give it one sound at a time", kind="layout")
     return Sound(samples.astype(np.float32, copy=False), channels_first)
