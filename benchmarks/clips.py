@@ -63,7 +63,8 @@ def clips(corpus: Path, each: int) -> None:
         told = np.mean([clip.HOLDS_SPEECH <= one.speech < clip.IS_SPEECH for one in every])
         passed = np.mean([one.speech < clip.HOLDS_SPEECH for one in every])
         print(f"{len(every)} clips of {what}: {refused:.1%} refused, {told:.1%} warned of, {passed:.1%} pass")
-    worst = {name: np.mean([one.speech >= clip.HOLDS_SPEECH for one in group]) for name, group in noise.items() if group}
+    noise = {name: group for name, group in noise.items() if group}
+    worst = {name: np.mean([one.speech >= clip.HOLDS_SPEECH for one in group]) for name, group in noise.items()}
     named = sorted(worst.items(), key=lambda item: -item[1])[:6]
     print("worst (refused or warned of): " + ", ".join(f"{name} {share:.0%}" for name, share in named))
 
