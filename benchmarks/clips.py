@@ -21,6 +21,7 @@ from nrmodel.enhancement import clip, speech_activity
 RATE = speech_activity.RATE
 PAUSE_SECONDS = 1.2
 SNRS_DB = (0, 5, 10)
+LEAK = 0.1  # power of speech over that of noise in the clip, from which speech is let in
 
 
 def by(corpus: Path, table: str, column: str) -> dict[str, list[Path]]:
@@ -69,8 +70,8 @@ def clips(corpus: Path, each: int) -> None:
     print("worst (refused or warned of): " + ", ".join(f"{name} {share:.0%}" for name, share in named))
 
 
-def with_pause(corpus: Path, rng: np.random.Generator, snr_db: float) -> tuple[np.ndarray, int, int]:
-    """Two sentences of a speaker around a pause, in noise throughout, and where the pause is."""
+def with_pause(corpus: Path, rng: np.random.Generator, snr_db: float) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Two sentences of a speaker around a pause, the noise throughout, and where the pause is."""
     speakers = [paths for paths in by(corpus, "speech.csv", "speaker").values() if len(paths) > 1]
     paths = speakers[rng.integers(len(speakers))]
     first, last = (trimmed(sound(paths[i])) for i in rng.choice(len(paths), 2, replace=False))
@@ -82,7 +83,7 @@ def with_pause(corpus: Path, rng: np.random.Generator, snr_db: float) -> tuple[n
         if noise.any():
             break
     gain = np.sqrt(audio.power(np.concatenate([first, last])) / audio.power(noise)) * 10 ** (-snr_db / 20)
-    return talk + np.float32(gain) * noise, len(first), len(first) + int(PAUSE_SECONDS * RATE)
+    return talk, np.float32(gain) * noise, len(first), len(first) + int(PAUSE_SECONDS * RATE)
 
 
 def trimmed(x: np.ndarray) -> np.ndarray:
@@ -98,13 +99,15 @@ def pauses(corpus: Path, files: int) -> None:
         rng = np.random.default_rng(1)
         found = leaked = 0
         for _ in range(files):
-            x, start, stop = with_pause(corpus, rng, snr_db)
+            talk, noise, start, stop = with_pause(corpus, rng, snr_db)
+            x = talk + noise
             began = time.process_time()
             first, last = speech_activity.longest_pause(x)
             spent, seconds = spent + time.process_time() - began, seconds + len(x) / RATE
             inside = max(min(last, stop) - max(first, start), 0)
             found += inside >= RATE // 4
-            leaked += last - first - inside > RATE // 20 and last - first >= RATE // 4
+            within = slice(first, last)
+            leaked += last - first >= RATE // 4 and audio.power(talk[within]) > LEAK * audio.power(noise[within])
         print(f"{snr_db} dB, {files} files: pause found in {found / files:.0%}, speech let in in {leaked / files:.0%}")
     print(f"{3600 * spent / seconds:.0f} processor seconds for an hour of sound")
 

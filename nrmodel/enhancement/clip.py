@@ -80,13 +80,13 @@ class Judged:
 
 
 def judge(wave: np.ndarray, sample_rate: int, mono: np.ndarray) -> Judged:
-    """Mono sound without rumble, and the same at `speech_activity.RATE`."""
+    """Mono sound as it is (a filter would smear it over its silence), and without rumble at `speech_activity.RATE`."""
     frame = max(round(FRAME_SECONDS * sample_rate), 1)
-    frames = np.pad(wave, (0, -len(wave) % frame)).reshape(-1, frame)
-    sounding = np.mean(np.square(frames, dtype=np.float64), axis=1) > 10 ** (SILENT_DBFS / 10)
+    frames = np.pad(wave, (0, -len(wave) % frame), "edge").reshape(-1, frame)
+    sounding = np.var(frames, axis=1, dtype=np.float64) > 10 ** (SILENT_DBFS / 10)
     speech = speech_activity.speech_probability(mono) >= speech_activity.SPEECH if sounding.any() else sounding
     share = float(np.sum(speech)) / max(int(np.sum(sounding)), 1)
-    return Judged(len(wave) / sample_rate, float(sounding.mean()), audio.rms_dbfs(wave), min(share, 1.0))
+    return Judged(len(wave) / sample_rate, float(sounding.mean()), audio.rms_dbfs(mono), min(share, 1.0))
 
 
 def from_wave(
@@ -98,8 +98,8 @@ def from_wave(
         raise UserError(f"{name} holds non-finite samples", kind="not_finite")
     if not len(clip):
         raise UserError(f"{name} holds no samples", kind="empty")
-    clip = rumble.without(clip[: int(MAX_REF_SECONDS * sample_rate)], sample_rate)
-    wave, cancel = audio.downmix(clip)
+    clip = clip[: int(MAX_REF_SECONDS * sample_rate)]
+    wave, cancel = audio.downmix(rumble.without(clip, sample_rate))
     mono = audio.resample(wave, sample_rate, speech_activity.RATE)
     told = [f"is cut short: {cut}"] if cut else []
     if cancel:
@@ -108,7 +108,7 @@ def from_wave(
         notes = [*told, "is not used: this model was trained without a reference"]
         return ReferenceClip(model.null(1), notes=tuple(f"{name} {note}" for note in notes), mono=mono)
     wave = audio.resample(wave, sample_rate, model.sample_rate)
-    judged = judge(wave, model.sample_rate, mono)
+    judged = judge(audio.downmix(clip)[0], sample_rate, mono)
     refusal = judged.refusal()
     serves = as_given or refusal is None
     if refusal is not None:

@@ -14,8 +14,8 @@ RATE = 16000  # of all sound here
 FRAME = 512
 LEVEL = 0.05  # RMS that a sound is brought to: the detector was trained at the levels of ordinary recordings
 SPEECH = 0.5  # probability from which a frame is speech
-PAUSE = 0.15  # ... and under which it belongs to a pause
-HANGOVER = 2  # frames of a pause that are left to the speech on either side
+PAUSE = 0.3  # ... and under which it belongs to a pause
+HANGOVER = 4  # frames of a pause that are left to the speech on either side
 
 
 def speech_probability(x: np.ndarray) -> np.ndarray:
