@@ -34,6 +34,7 @@ def _number(ctx: click.Context, option: click.Parameter, value: float | None) ->
 @click.option("--ref", help="A clip of the noise alone, 0.25 s or longer.")
 @click.option("--ref-span", metavar="A-B|auto", help="Take the clip from the file: seconds, or its longest pause.")
 @click.option("--keep-rest", is_flag=True, help="Remove only what the clip holds; speech and all else stay.")
+@click.option("--ref-as-given", is_flag=True, help="Use the clip whatever it is judged to be: speech, silent, short.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, allow_dash=True),
               help="Folder for the results; for one file also a file name, or - for WAV to stdout. Default: enhanced.")
 @click.option("--format", "file_format", type=click.Choice([suffix[1:] for suffix in FORMATS], case_sensitive=False),
@@ -59,6 +60,8 @@ def command(noisy: tuple[str, ...], pairs: Path | None, out: Path | None, as_jso
         raise click.UsageError("name the noisy files, or a CSV with --pairs" + (", not both" if pairs else ""))
     if (options["ref"] is not None) + (options["ref_span"] is not None) + (pairs is not None) > 1:
         raise click.UsageError("--ref, --ref-span and --pairs exclude one another")
+    if options["ref_as_given"] and not pairs and options["ref"] is None and options["ref_span"] is None:
+        raise click.UsageError("--ref-as-given needs a reference: --ref, --ref-span or --pairs")
     if out == STDOUT and (pairs or len(noisy) > 1 or as_json or options["residual"] or options["file_format"]):
         raise click.UsageError("--out - takes one file and writes WAV: no --pairs, --residual, --format or --json")
     if out == STDOUT and sys.stdout.isatty():
@@ -143,7 +146,8 @@ def _jobs(
         jobs = jobs_of_files(inputs, out, ref, span, residual, file_format)
     for note in intake.notes:
         click.echo(f"nr: {printable(note)}", err=True)
-    return [replace(job, called=tuple(intake.called.items())) for job in jobs]
+    called, as_given = tuple(intake.called.items()), options["ref_as_given"]
+    return [replace(job, called=called, ref_as_given=as_given) for job in jobs]
 
 
 def _checked(jobs: list[Job], force: bool, tell: Any) -> tuple[list[Job], float]:

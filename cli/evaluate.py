@@ -95,6 +95,9 @@ def command(
     late = sum(
         f["rows"] for f in summary["failures"] if f["metric"] == "si_sdr" and f["kind"] in ("misaligned", "swapped")
     )
+    for flag, what in (("offset", "hold a constant offset: it was removed"), ("inverted", "are upside down")):
+        if n := summary["flags"].get(flag):
+            click.echo(f"nr: {n} rows {what}, see their flags in rows.jsonl", err=True)
     if late:
         click.echo(f"nr: {late} rows are misaligned or swapped and have no score: see delay_ms in rows.jsonl", err=True)
     return 1 if late and request.enhanced else 0

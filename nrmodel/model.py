@@ -23,7 +23,10 @@ from nrmodel import checkpoint
 from nrmodel.config import ModelConfig
 from nrmodel.diffusion.choice import choose
 from nrmodel.diffusion.sampler import Noise, Sample
+from nrmodel.enhancement import rumble
 from nrmodel.enhancement.enhance import enhance_array
+from nrmodel.enhancement.interface import Embedding
+from nrmodel.enhancement.layout import Wave, sound_of
 from nrmodel.network.conditioning import conditioning
 from nrmodel.network.reference import Reference
 
@@ -102,16 +105,21 @@ class Model(nn.Module):
         return z_r
 
     @torch.inference_mode()
-    def embed(self, ref: np.ndarray, sample_rate: int, keep_rest: bool = False) -> Tensor:
-        """z_r `(1, D)` of one clip `(samples,)` or `(samples, channels)` at any rate, taken as it is; `keep_rest`: only
-        its sound is to go, speech and every other sound stay. Raises `UserError` (no_switch)."""
+    def embed(self, ref: np.ndarray | Tensor, sample_rate: int, keep_rest: bool = False) -> Embedding:
+        """z_r `(1, D)` of one clip, an array or tensor of either layout at any rate: not judged, only freed of a
+        constant offset and rumble; `keep_rest`: only its sound is to go, speech and every other sound stay. Raises
+        `UserError` as `enhance` does, and (no_switch)."""
         if keep_rest and not self.can_keep:
             text = "this model was not trained to keep the rest: take one that was (nr train --keep)"
             raise UserError(text, "no_switch")
-        ref = audio.resample(audio.to_mono(np.asarray(ref, np.float32)), sample_rate, self.sample_rate)
-        clip = torch.from_numpy(np.ascontiguousarray(ref, np.float32))[None].to(self.device)
+        sound = rumble.without(sound_of(ref, sample_rate, "the reference").samples, sample_rate)
+        if not np.isfinite(sound).all():
+            raise UserError("the reference holds non-finite samples", kind="not_finite")
+        mono = audio.resample(audio.to_mono(sound), sample_rate, self.sample_rate)
+        clip = torch.from_numpy(np.ascontiguousarray(mono))[None].to(self.device)
         keep = torch.tensor([True], device=self.device) if keep_rest else None
-        return self.embed_batch(clip, torch.tensor([clip.shape[1]], device=self.device), keep)
+        z_r = self.embed_batch(clip, torch.tensor([clip.shape[1]], device=self.device), keep)
+        return z_r.as_subclass(Embedding)
 
     # Waves ------------------------------------------------------------------------------------------------------
 
@@ -152,18 +160,21 @@ class Model(nn.Module):
 
     def enhance(
         self,
-        noisy: np.ndarray,
+        noisy: Wave,
         sample_rate: int,
         ref: np.ndarray | Tensor | None = None,
         ref_sample_rate: int | None = None,
         nfe: int | None = None,
         seed: int = 0,
         sampler: str = "budget",
+        ref_as_given: bool = False,
         keep_rest: bool = False,
-    ) -> np.ndarray:
-        """Enhanced sound of the same shape and rate as `noisy`, `(samples,)` or `(samples, channels)`; `keep_rest`:
-        only what the clip holds goes."""
-        return enhance_array(self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler, keep_rest)
+    ) -> Wave:
+        """Enhanced sound of the type, shape and rate of `noisy`: an array or tensor `(samples,)`, `(samples, channels)`
+        or `(channels, samples)`; all of it in `nrmodel.enhancement.enhance.enhance_array`."""
+        return enhance_array(
+            self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler, ref_as_given, keep_rest
+        )
 
 
 def loudness(wave: Tensor, samples: Tensor | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nrdata.builders.synthesis import voices
 from nrdata.store.gather import write_manifest
 from nrdata.store.shard import ShardWriter
 from nrdata.store.triplet import mix
@@ -24,6 +25,17 @@ def speech(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
     syllables = np.clip(np.sin(2 * np.pi * (2.5 + rng.random()) * t + 6 * rng.random()) + 0.2, 0, None)
     x = x * syllables + 1e-4 * rng.standard_normal(len(t))
     return (0.5 * x / np.max(np.abs(x))).astype(np.float32)
+
+
+def spoken(seconds: float, seed: int = 0) -> np.ndarray:
+    """Speech that a detector of speech takes for it: sentences of the synthesiser; float32 at `RATE`, RMS 0.05."""
+    parts: list[np.ndarray] = []
+    rng = np.random.default_rng((seed, 3))
+    voice = voices.voice(rng)
+    while sum(map(len, parts)) < seconds * RATE:
+        parts.append(voices.utterance(voice, 4.0, rng))
+    x = np.concatenate(parts)[: round(seconds * RATE)]
+    return (0.05 * x / np.sqrt(np.mean(x**2))).astype(np.float32)
 
 
 def noise(seconds: float, environment: int = 0, seed: int = 0, rate: int = RATE) -> np.ndarray:

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import noise, speech
+from helpers import noise, speech, spoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stand_ins import Local, tiny_model
@@ -15,7 +15,7 @@ from stand_ins import Local, tiny_model
 from nrdata import audio
 from nrdata.errors import UserError
 from nrmodel.enhancement import clip as clips
-from nrmodel.enhancement import enhance
+from nrmodel.enhancement import enhance, rumble
 from nrmodel.enhancement.enhance import ReferenceWarning, enhance_array, enhance_blocks, frame_noise, measure
 
 REAL = tiny_model()
@@ -216,13 +216,31 @@ def test_opposite_channels_of_a_clip_are_not_silence():
     assert np.array_equal(opposite, enhance_array(REAL, x, 16000, clip))
 
 
+def dithered(x: np.ndarray) -> np.ndarray:
+    """16-bit sound with triangular dither."""
+    rng = np.random.default_rng(0)
+    dither = rng.uniform(-0.5, 0.5, len(x)) + rng.uniform(-0.5, 0.5, len(x))
+    return (np.round(x * 32767 + dither) / 32768).astype(np.float32)
+
+
+def partly(voice: np.ndarray, clip: np.ndarray) -> np.ndarray:
+    """A clip in the middle of which somebody speaks."""
+    start = (len(clip) - len(voice)) // 2
+    return np.float32(0.1) * clip + np.pad(voice, (start, len(clip) - len(voice) - start))
+
+
 @pytest.mark.parametrize(
     ("clip", "said"),
     [
         (noise(1.0)[:3900], "very short"),
         (noise(1.0)[:1], "very short"),
         (np.zeros(16000, np.float32), "silent"),
-        (speech(1.5), "speech with little noise"),
+        (spoken(1.5), r"is speech \(in \d+% of it\): works without reference"),
+        (spoken(1.5) + 0.1 + 0.3 * noise(1.5), "is speech"),
+        (np.pad(noise(0.1), (0, 16000 - 1600)), r"silent for the most part \(sound in 1\d%\)"),
+        (np.pad(noise(0.1), (7000, 7400)) + 0.02, "silent for the most part"),  # an offset is no sound
+        (dithered(np.pad(noise(1.0), (0, 9 * 16000))), "silent for the most part"),
+        (dithered(np.zeros(16000)), "is silent"),
     ],
 )
 def test_a_clip_that_cannot_serve_counts_as_missing(clip, said):
@@ -258,7 +276,8 @@ def test_a_clip_of_a_quarter_of_a_second_serves():
 
 def test_doubtful_clips_are_used_with_a_warning():
     x = mixture(1.0)
-    for clip, said in ((np.clip(20 * noise(1.0), -1, 1), "clipped"), (speech(1.5) + noise(1.5), "holds speech")):
+    spoken_in = partly(spoken(0.3, 4), noise(2.0))
+    for clip, said in ((np.clip(20 * noise(1.0), -1, 1), "clipped"), (spoken_in, "holds speech")):
         with pytest.warns(ReferenceWarning, match=said):
             y = enhance_array(REAL, x, 16000, clip)
         assert not np.array_equal(y, enhance_array(REAL, x, 16000))
@@ -294,3 +313,116 @@ def test_the_same_sound_is_known_at_any_gain(gain):
     assert clips.same_sound(np.float32(gain) * x, x)
     assert not clips.same_sound(np.float32(gain) * x, mixture(1.0, seed=9))
     assert not clips.same_sound(np.float32(gain) * x[:8000], x)
+
+
+@pytest.mark.parametrize("clip", [spoken(1.5), np.zeros(16000, np.float32), noise(1.0)[:1000]])
+def test_what_a_person_says_is_noise_is_used(clip):
+    x = mixture(1.0)
+    with pytest.warns(ReferenceWarning, match="used as given"):
+        y = enhance_array(REAL, x, 16000, clip, ref_as_given=True)
+    assert np.array_equal(y, enhance_array(REAL, x, 16000, REAL.embed(clip, 16000)))
+    assert not np.array_equal(y, enhance_array(REAL, x, 16000))
+
+
+# --- layouts and types ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8000,), (8000, 1), (1, 8000), (8000, 2), (2, 8000)])
+@pytest.mark.parametrize("kind", ["array", "array64", "tensor", "tensor64", "tensor with gradient"])
+def test_arrays_and_tensors_of_either_layout(shape, kind):
+    a, b = mixture(0.5, 1), 0.1 * mixture(0.5, 2)
+    plain = np.stack([a, b], axis=1) if 2 in shape else a[:, None]
+    x = (plain.T if shape[0] < 8000 else plain).reshape(shape)
+    expected = enhance_array(REAL, plain, 16000, noise(0.5, 2)[:, None])
+    given = x.astype(np.float64) if "64" in kind else x
+    given = torch.tensor(given, requires_grad="gradient" in kind) if "tensor" in kind else given
+    y = REAL.enhance(given, 16000, torch.from_numpy(noise(0.5, 2))[None])
+    assert isinstance(y, type(given)) and tuple(y.shape) == shape
+    y = np.asarray(y)
+    assert y.dtype == np.float32
+    assert np.array_equal((y.T if shape[0] < 8000 else y).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("shape", [(100, 16000), (33, 40), (9, 0), (0,), (), (1, 1, 16000), (2, 1, 16000)])
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_a_shape_that_is_no_sound_is_refused_in_a_sentence(shape, convert):
+    x, good = convert(np.zeros(shape, np.float32)), mixture(0.5)
+    for ask in (lambda: REAL.enhance(x, 16000), lambda: REAL.enhance(good, 16000, x), lambda: REAL.embed(x, 16000)):
+        with pytest.raises(UserError, match="has shape"):
+            ask()
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.uint8, torch.bool, torch.complex64])
+def test_tensors_that_are_no_floats_are_refused(dtype):
+    x = torch.ones(1, 16000, dtype=dtype)
+    for ask in (lambda: REAL.enhance(x, 16000), lambda: REAL.embed(x, 16000)):
+        with pytest.raises(UserError, match="floats"):
+            ask()
+
+
+def test_a_wave_is_no_embedding_and_an_embedding_of_another_model_is_refused():
+    x, clip = mixture(1.0), noise(1.0, 2)
+    for wave in (torch.from_numpy(clip), torch.from_numpy(clip)[None]):
+        assert np.array_equal(enhance_array(REAL, x, 16000, wave), enhance_array(REAL, x, 16000, clip))
+        assert torch.equal(REAL.embed(wave, 16000), REAL.embed(clip, 16000))
+    with pytest.raises(UserError, match="another model"):
+        REAL.enhance(x, 16000, tiny_model("none").embed(clip, 16000))
+
+
+# --- what nobody hears ------------------------------------------------------------------------------------------------
+
+T = np.arange(4 * 16000) / 16000
+UNHEARD = [np.full_like(T, 0.1), np.full_like(T, -0.02), 0.2 * np.sin(2 * np.pi * 7 * T), 0.1 * np.cos(36 * np.pi * T),
+           0.05 + 0.1 * np.sin(2 * np.pi * 0.7 * T)]  # fmt: skip
+
+
+def si_sdr(x: np.ndarray, y: np.ndarray) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    target = x * (x @ y) / (x @ x)
+    return 10 * np.log10((target @ target) / ((y - target) @ (y - target)))
+
+
+@pytest.mark.parametrize("unheard", UNHEARD)
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_an_offset_and_rumble_change_nothing_that_is_heard(unheard, rate):
+    x = 0.2 * mixture(4.0)
+    plain, other = (audio.resample(sound.astype(np.float32), 16000, rate) for sound in (x, x + unheard))
+    a, b = enhance_array(REAL, plain, rate), enhance_array(REAL, other, rate)
+    assert abs(b.mean()) < 1e-3
+    assert measure(REAL, [other[:, None]], rate).levels[0] == pytest.approx(
+        measure(REAL, [plain[:, None]], rate).levels[0], rel=0.02
+    )
+    inside = slice(rate // 5, -rate // 5)
+    assert si_sdr(a[inside], b[inside]) > 25
+
+
+def test_an_offset_in_one_channel_leaves_the_other_and_its_phase():
+    x = 0.2 * mixture(2.0)
+    both = enhance_array(REAL, np.stack([x + np.float32(0.1), -x], axis=1), 16000)
+    assert np.array_equal(both[:, 1], enhance_array(REAL, np.stack([x, -x], axis=1), 16000)[:, 1])
+    assert error_db(both[:, 1], -both[:, 0]) < -25
+
+
+def test_an_offset_in_a_clip_changes_nothing():
+    x, clip = mixture(1.0), noise(1.0, 2)
+    a, b = (enhance_array(REAL, x, 16000, c) for c in (clip, clip + np.float32(0.3)))
+    assert error_db(a, b) < -30
+    assert not clips.same_sound(clip + np.float32(0.3), mixture(1.0) + np.float32(0.3))
+
+
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=12), st.integers(1, 3))
+@settings(max_examples=15, deadline=None)
+def test_rumble_is_taken_out_of_blocks_as_of_the_whole(lengths, channels):
+    x = np.random.default_rng(0).standard_normal((sum(lengths), channels)).astype(np.float32) + 1
+    which = np.arange(channels) != 1
+    blocks = np.split(x, np.cumsum(lengths)[:-1])
+    y = np.concatenate(list(rumble.removed(blocks, 16000, which)))
+    assert len(y) == len(x)
+    if len(x) > 2400:
+        assert np.abs(y - (x - np.where(which, rumble.low(x, 16000), 0))).max() < 1e-5
+
+
+def test_sound_without_rumble_passes_to_the_bit():
+    model, x = Local(), mixture(12.0)
+    assert np.array_equal(rumble.without(x, 16000), x)
+    assert not measure(model, [x[:, None]], 16000).rumbling.any()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from helpers import noise, speech
+from helpers import noise, speech, spoken
 from stand_ins import tiny_checkpoint
 
 from cli.main import run
@@ -394,7 +394,7 @@ def test_clips_that_cannot_serve_are_told_and_missing(nr):
     nr("a.wav", "--out", "none")
     sf.write("short.wav", np.stack([noise(1.0, rate=44100)[:5000]] * 2, axis=1), 44100)
     sf.write("silent.wav", np.zeros(RATE), RATE)
-    sf.write("voice.wav", speech(2.0, 5), RATE)
+    sf.write("voice.wav", spoken(2.0, 5), RATE)
     sf.write("copy.flac", 0.7 * read("a.wav"), RATE)
     for ref, said in (("short.wav", "very short"), ("silent.wav", "silent"), ("copy.flac", "noisy file itself"),
                       ("voice.wav", "is speech")):  # fmt: skip
@@ -439,8 +439,8 @@ def test_of_a_long_span_the_beginning_is_read(nr, monkeypatch):
 
 def test_auto_finds_the_pause_or_says_that_there_is_none(nr):
     x = 0.05 * noise(8.0, 1)
-    x[: 5 * RATE] += speech(5.0, 1)
-    x[int(6.2 * RATE) :] += speech(1.8, 2)
+    x[: 5 * RATE] += spoken(5.0, 1)
+    x[int(6.2 * RATE) :] += spoken(1.8, 2)
     sf.write("a.wav", x, RATE)
     code, out, _ = nr("a.wav", "--ref-span", "auto", "--out", "o")
     assert code == 0

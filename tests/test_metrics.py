@@ -213,3 +213,36 @@ def test_failures_survive_pickling():
 
     failure = pickle.loads(pickle.dumps(MetricFailure("no_speech", "why")))
     assert (failure.kind, failure.detail) == ("no_speech", "why")
+
+
+def pair(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    clean = speech(2.0, seed)
+    return clean, clean + np.float32(0.1) * noise(2.0, 1, seed)
+
+
+@pytest.mark.parametrize(("of_clean", "of_estimate"), [(0.0, 0.1), (0.0, -0.02), (0.3, 0.0), (0.1, 0.1)])
+def test_an_offset_costs_no_decibels_and_is_told(of_clean, of_estimate):
+    clean, estimate = pair()
+    plain = score(clean, estimate, RATE)
+    shifted = score(clean + np.float32(of_clean), estimate + np.float32(of_estimate), RATE)
+    assert "offset" in shifted.flags and "offset" not in plain.flags
+    assert shifted.values["si_sdr"] == pytest.approx(plain.values["si_sdr"], abs=0.1)
+
+
+def test_an_estimate_that_is_the_clean_signal_and_a_constant_is_told():
+    clean, _ = pair()
+    scores = score(clean, clean + np.float32(0.1), RATE)
+    assert "offset" in scores.flags and scores.failures.get("si_sdr") == "identical"
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.1, -2.0])
+def test_an_inverted_estimate_is_told(gain):
+    clean, estimate = pair(1)
+    assert "inverted" in score(clean, np.float32(gain) * estimate, RATE).flags
+    assert "inverted" not in score(clean, np.float32(-gain) * estimate, RATE).flags
+    assert "inverted" not in score(clean, noise(2.0, 2, 5), RATE).flags
+
+
+def test_an_offset_hides_no_inversion():
+    clean, estimate = pair(2)
+    assert {"offset", "inverted"} <= set(score(clean + np.float32(0.2), np.float32(0.2) - estimate, RATE).flags)

@@ -9,6 +9,7 @@ the same noise where they overlap.
 from __future__ import annotations
 
 import itertools
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from nrdata import audio
 from nrdata.errors import UserError
 from nrdata.keyed import noise_rng
 from nrmodel.diffusion.sampler import Noise
-from nrmodel.enhancement import clip
-from nrmodel.enhancement.interface import Model
+from nrmodel.enhancement import clip, rumble
+from nrmodel.enhancement.interface import Embedding, Model
+from nrmodel.enhancement.layout import Wave, like, sound_of
+
+log = logging.getLogger(__name__)
 
 WHOLE_SECONDS = 10.0  # up to here a file is one window
 WINDOW_SECONDS = 8.0
@@ -40,55 +44,67 @@ class ReferenceWarning(UserWarning):
 class Measured:
     """One pass over a sound. `levels` (channels,) are those of the model's rule, 0 for a silent channel; negative where
     the channel has the opposite phase of the first one: it is enhanced upright and turned back, so that inverted
-    channels come out inverted."""
+    channels come out inverted. `rumbling` (channels,): whether what is under 20 Hz is to be taken out; `levels` are
+    then those of the rest."""
 
     frames: int
     peak: float
     levels: np.ndarray
+    rumbling: np.ndarray
 
 
 def enhance_array(
     model: Model,
-    noisy: np.ndarray,
+    noisy: Wave,
     sample_rate: int,
     ref: np.ndarray | torch.Tensor | None = None,
     ref_sample_rate: int | None = None,
     nfe: int | None = None,
     seed: int = 0,
     sampler: str = "budget",
+    ref_as_given: bool = False,
     keep_rest: bool = False,
-) -> np.ndarray:
-    """Enhanced float32 sound of the shape, rate and level of `noisy`, float `(samples,)` or `(samples, channels)`.
+) -> Wave:
+    """Enhanced float32 sound of the type, shape, rate and level of `noisy`, a float array or tensor `(samples,)`,
+    `(samples, channels)` or `(channels, samples)`; without what is under 20 Hz where that is loud.
 
-    `ref`: a clip of the noise alone, of any length, rate (`ref_sample_rate`, by default that of `noisy`) and channel
-    count; where it is doubtful, or too short, silent or speech and so not used, a `ReferenceWarning` says so. Or what
-    `model.embed` made of a clip, which is used as it is. `nfe`: calls of the network a window (the model's default if
-    None), spent by `sampler`. `keep_rest`: only what the clip holds goes, everything else stays. Raises `UserError`
-    for integer, empty or non-finite sound, and for `keep_rest` without a clip that can serve.
+    `ref`: a clip of the noise alone, an array or tensor of any length, rate (`ref_sample_rate`, by default that of
+    `noisy`) and channel count; where it is doubtful, or too short, silent or speech and so not used (`ref_as_given`
+    uses it all the same), a `ReferenceWarning` says so. Or the `Embedding` that `model.embed` made of a clip, which is
+    used as it is. `nfe`: calls of the network a window (the model's default if None), spent by `sampler`. `keep_rest`:
+    only what the clip holds goes, everything else stays. Raises `UserError` for integer, empty or non-finite sound, for
+    more channels than samples, and for `keep_rest` without a clip that can serve.
     """
-    x = _checked(noisy, sample_rate, "the noisy sound")
-    if isinstance(ref, torch.Tensor):
+    given = sound_of(noisy, sample_rate, "the noisy sound")
+    x = given.samples
+    if ref is None:
+        z_r = model.null(1)
+        if keep_rest:
+            clip.none(model).must_serve()
+    elif isinstance(ref, Embedding):
         if keep_rest:
             raise UserError("the clip is embedded already: keep_rest belongs to model.embed", kind="bad_option")
-        reference = clip.ReferenceClip(ref, "embedded")
-    elif ref is None:
-        reference = clip.none(model)
+        z_r = ref
+        if z_r.shape[1:] != model.null(1).shape[1:]:
+            raise UserError(f"the embedding has shape {tuple(z_r.shape)}: another model made it", kind="embedding")
     else:
-        rate = ref_sample_rate or sample_rate
-        wave = _checked(ref, rate, "the reference")
-        reference = clip.from_wave(model, wave, rate, "a clip", keep_rest=keep_rest)
-    if keep_rest:
-        reference.must_serve()
-    for note in reference.notes:
-        warnings.warn(note, ReferenceWarning, stacklevel=3)
+        rate = sample_rate if ref_sample_rate is None else ref_sample_rate
+        sound = sound_of(ref, rate, "the reference").samples
+        reference = clip.from_wave(model, sound, rate, "the reference", "a clip", ref_as_given, keep_rest=keep_rest)
+        if keep_rest:
+            reference.must_serve()
+        log.info("%s", reference.judged)
+        z_r = reference.z_r
+        for note in reference.notes:
+            warnings.warn(note, ReferenceWarning, stacklevel=3)
     block = int(BLOCK_SECONDS * sample_rate)
 
     def blocks() -> Iterator[np.ndarray]:
         return (x[i : i + block] for i in range(0, len(x), block))
 
     measured = measure(model, blocks(), sample_rate)
-    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, reference.z_r, nfe, seed, sampler)))
-    return y.reshape(np.shape(noisy))
+    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler)))
+    return like(y, given, noisy)
 
 
 def measure(model: Model, blocks: Iterable[np.ndarray], sample_rate: int) -> Measured:
@@ -97,6 +113,8 @@ def measure(model: Model, blocks: Iterable[np.ndarray], sample_rate: int) -> Mea
     (not_finite) with number and position, or (empty)."""
     frames, peak, bad, first_bad = 0, 0.0, 0, 0
     levels: list[np.ndarray] = []
+    levels_above: list[np.ndarray] = []  # of what is over 20 Hz
+    rumbling: np.ndarray = np.zeros(1, bool)
     products: np.ndarray = np.zeros(1)  # of each channel with the first one
     powers: np.ndarray = np.zeros(1)
     for block in blocks:
@@ -106,10 +124,13 @@ def measure(model: Model, blocks: Iterable[np.ndarray], sample_rate: int) -> Mea
             bad += int(np.size(finite) - np.count_nonzero(finite))
         elif not bad:
             peak = max(peak, float(np.abs(block).max(initial=0.0)))
-            upright = audio.resample(block, sample_rate, model.sample_rate)
-            waves = torch.from_numpy(np.ascontiguousarray(upright.T)).to(model.device)
-            levels.append(model.level(waves).double().cpu().numpy() if len(upright) else np.zeros(block.shape[1]))
-            wide = block.astype(np.float64)
+            sound = audio.resample(block, sample_rate, model.sample_rate)
+            low = rumble.low(sound, model.sample_rate)
+            above = sound - low
+            rumbling = rumbling | rumble.matters(low, sound, model.sample_rate)
+            levels.append(_levels(model, sound))
+            levels_above.append(_levels(model, above))
+            wide = above.astype(np.float64)
             products = products + wide[:, 0] @ wide
             powers = powers + (wide**2).sum(axis=0)
         frames += len(block)
@@ -117,9 +138,17 @@ def measure(model: Model, blocks: Iterable[np.ndarray], sample_rate: int) -> Mea
         raise UserError(f"{bad} non-finite samples, first at {first_bad / sample_rate:.2f} s", kind="not_finite")
     if frames == 0:
         raise UserError("holds no samples", kind="empty")
-    loudest = np.sort(np.array(levels), axis=0)[-1 if model.level_is_peak else len(levels) // 2 :]
+    heard = np.where(rumbling, np.array(levels_above), np.array(levels))
+    loudest = np.sort(heard, axis=0)[-1 if model.level_is_peak else len(levels) // 2 :]
     opposite = products < OPPOSITE * np.sqrt(powers * powers[0])
-    return Measured(frames, peak, np.sqrt((loudest**2).mean(axis=0)) * np.where(opposite, -1.0, 1.0))
+    return Measured(frames, peak, np.sqrt((loudest**2).mean(axis=0)) * np.where(opposite, -1.0, 1.0), rumbling)
+
+
+def _levels(model: Model, sound: np.ndarray) -> np.ndarray:
+    """The model's level of each channel of `(samples, channels)`."""
+    if not len(sound):
+        return np.zeros(sound.shape[1])
+    return model.level(torch.from_numpy(np.ascontiguousarray(sound.T)).to(model.device)).double().cpu().numpy()
 
 
 def enhance_blocks(
@@ -135,6 +164,7 @@ def enhance_blocks(
     """The second pass: blocks `(n, channels)` at `sample_rate` -> enhanced blocks, `measured.frames` in all."""
     channels = len(measured.levels)
     inside = _resampled(blocks, sample_rate, model.sample_rate, channels)
+    inside = rumble.removed(inside, model.sample_rate, measured.rumbling)
     enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed, sampler)
     outside = _resampled(enhanced, model.sample_rate, sample_rate, channels)
     done = 0
@@ -166,18 +196,6 @@ def frame_noise(seed: int, first_frame: int, device: torch.device | str = "cpu")
         return torch.view_as_complex(z).T.to(device).expand(batch, 1, bins, frames)
 
     return noise
-
-
-def _checked(x: np.ndarray, sample_rate: int, what: str) -> np.ndarray:
-    """float32 `(samples, channels)`."""
-    x = np.asarray(x)
-    if sample_rate <= 0:
-        raise UserError(f"{what} has a sample rate of {sample_rate} Hz")
-    if not np.issubdtype(x.dtype, np.floating):
-        raise UserError(f"{what} is {x.dtype}: floats in [-1, 1) are expected, as soundfile reads them")
-    if x.ndim not in (1, 2) or x.size == 0:
-        raise UserError(f"{what} has shape {x.shape}: (samples,) or (samples, channels) is expected", kind="empty")
-    return x.reshape(len(x), -1).astype(np.float32, copy=False)
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, channels: int) -> Iterator[np.ndarray]:

@@ -54,8 +54,8 @@ def enhance_files(
 ) -> Iterator[Outcome]:
     """Do the jobs one by one; a file that fails becomes an `Outcome` with its reason, and the next one follows.
 
-    `left`: share of what is removed that stays in; `keep_rest`: only what the clip holds goes. Raises `UserError` before
-    any work where an output exists that the same command did not make (unless `force`), and (lost) where a folder of
+    `left`: share of what is removed that stays in; `keep_rest`: only what the clip holds goes. Raises `UserError`
+    before any work where an output exists that the same command did not make (unless `force`), and (lost) where a folder of
     outputs has gone; `OSError` where the disk is full.
     """
     recipes = log.recipes(model, jobs, nfe, seed, left, keep_rest)
@@ -155,7 +155,10 @@ class _Work:
         if self.recipe.keep_rest:
             reference.must_serve()
         outcome.reference = reference.used
-        outcome.notes += reference.notes
+        told = self.references.sentences(reference)
+        outcome.notes += [text.replace(str(sound), str(job.noisy)) for text in told]
+        if measured.rumbling.any():
+            outcome.notes.append("a constant offset or sound under 20 Hz is loud in it: removed, for good")
         if film and head.tracks > 1:
             outcome.notes.append(f"has {head.tracks} sound tracks: the first one is enhanced, the others are left out")
         recipe = self.recipe

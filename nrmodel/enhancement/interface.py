@@ -12,6 +12,13 @@ from nrmodel.diffusion.sampler import Noise
 from nrmodel.diffusion.spectrogram import Spectrogram
 
 
+class Embedding(Tensor):
+    """z_r `(1, D)` of one clip. A type of its own, so that the tensor of a wave is never taken for it; what is computed
+    from it is a plain tensor again."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
 class Model(Protocol):
     """Enhances waves at its own rate. z_r `(B, D)` is the embedded reference, D = 0 where the model takes none."""
 

@@ -23,7 +23,8 @@ Span = tuple[float, float]
 @dataclass(frozen=True)
 class Job:
     """One file to make. `span`: the reference is this stretch of the noisy file itself, in seconds, or "auto".
-    `called`: what the user calls the files where they lie elsewhere, as pairs (path, name)."""
+    `ref_as_given`: it is used whatever it is judged to be. `called`: what the user calls the files where they lie
+    elsewhere, as pairs (path, name)."""
 
     noisy: Path
     out: Path
@@ -31,6 +32,7 @@ class Job:
     span: Span | str | None = None
     residual: bool = False
     called: tuple[tuple[Path, str], ...] = ()
+    ref_as_given: bool = False
 
     @property
     def residual_out(self) -> Path:
@@ -94,9 +96,9 @@ class Outcome:
 
     def warnings(self) -> list[str]:
         """The notes as sentences that name the file."""
-        name = self.job.name
         notes = [self.job.told(note) for note in self.notes]
-        return [note if note.startswith(name) else f"{name}: {note}" for note in notes]
+        own = tuple(self.job.told(str(path)) for path in (self.job.noisy, self.job.ref) if path)
+        return [note if note.startswith(own) else f"{self.job.name}: {note}" for note in notes]
 
     def as_dict(self) -> dict[str, Any]:
         notes, speed = [self.job.told(note) for note in self.notes], self.real_time_factor

@@ -33,9 +33,10 @@ class Recipe:
     residual: bool
     left: float  # share of what is removed that stays in
     keep_rest: bool
+    ref_as_given: bool
 
 
-OLDER = {"left": 0.0, "keep_rest": False}  # what rows lack that were written before there was a choice
+OLDER = {"left": 0.0, "keep_rest": False, "ref_as_given": False}  # of rows without
 
 
 def recipes(
@@ -54,6 +55,7 @@ def recipes(
             job.residual,
             left,
             keep_rest,
+            job.ref_as_given,
         )
         for job in jobs
     ]

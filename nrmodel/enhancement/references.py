@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from nrdata import audio
 from nrdata.errors import UserError
 from nrdata.sampling.pool import MIN_REF_SECONDS
-from nrmodel.enhancement import clip, speech_activity
+from nrmodel.enhancement import clip, rumble, speech_activity
 from nrmodel.enhancement.clip import ReferenceClip
 from nrmodel.enhancement.enhance import BLOCK_SECONDS
 from nrmodel.enhancement.interface import Model
@@ -26,6 +27,13 @@ class References:
     def __init__(self, model: Model, keep_rest: bool = False):
         self.model, self.keep_rest = model, keep_rest
         self.read = lru_cache(maxsize=KEPT)(partial(clip.from_file, model, keep_rest=keep_rest))
+        self.told: set[str] = set()
+
+    def sentences(self, found: ReferenceClip) -> list[str]:
+        """What is to be said of a clip and was not said before: with the first file that it serves."""
+        new = [text for text in (found.judged, *found.notes) if text and text not in self.told]
+        self.told.update(new)
+        return new
 
     def of(self, job: Job, rate: int, frames: int) -> ReferenceClip:
         """For a noisy file of `frames` at `rate`. Raises `UserError` where what is asked for cannot be read."""
@@ -33,12 +41,12 @@ class References:
             return self._within(job, rate, frames)
         if job.ref is None:
             return clip.none(self.model)
-        found = self.read(job.ref)
-        if not clip.same_sound(found.mono, _start(job.noisy)):
+        found = self.read(job.ref, job.ref_as_given)
+        if job.ref_as_given or not clip.same_sound(found.mono, _start(job.noisy)):
             return found
-        speech = " and contains speech" if speech_activity.holds_speech(found.mono) else ""
         remedy = "works without reference (--ref-span auto looks for a pause)"
-        return clip.none(self.model, f"the reference is the noisy file itself{speech}: {remedy}")
+        note = f"{job.ref} is the noisy file itself: {remedy}"
+        return replace(clip.none(self.model, note), judged=found.judged)
 
     def _within(self, job: Job, rate: int, frames: int) -> ReferenceClip:
         limit = int(clip.MAX_REF_SECONDS * rate)
@@ -49,16 +57,19 @@ class References:
         else:
             start, stop = _pause(job.noisy, rate)
             if (stop - start) / rate < MIN_REF_SECONDS:
-                return clip.none(self.model, "no speech-free stretch of 0.25 s found: works without reference")
+                note = f"{job.noisy}: no speech-free stretch of 0.25 s found: works without reference"
+                return clip.none(self.model, note)
         stop = min(stop, start + limit)
         used = f"{start / rate:.2f}-{stop / rate:.2f} s of the file itself"
-        return clip.from_wave(self.model, stretch(job.noisy, start, stop), rate, used, keep_rest=self.keep_rest)
+        name = f"{job.noisy} at {start / rate:.2f}-{stop / rate:.2f} s"
+        wave = stretch(job.noisy, start, stop)
+        return clip.from_wave(self.model, wave, rate, name, used, job.ref_as_given, keep_rest=self.keep_rest)
 
 
 def _start(path: Path) -> np.ndarray:
     """The beginning of a file, mono at `speech_activity.RATE`."""
     wave, rate, _ = beginning(path, clip.MAX_REF_SECONDS)
-    return audio.resample(audio.downmix(wave)[0], rate, speech_activity.RATE)
+    return audio.resample(audio.downmix(rumble.without(wave, rate))[0], rate, speech_activity.RATE)
 
 
 def _pause(path: Path, rate: int) -> tuple[int, int]:

@@ -23,6 +23,8 @@ DELAY_LIMIT_MS = 2.0  # more is `misaligned`; less is flagged, since SI-SDR lose
 DELAY_SEARCH_SECONDS = 0.25
 SILENT_REFERENCE_DBFS = -70.0
 SILENT_ESTIMATE_DBFS = -100.0  # metrics ignore level; under this nothing of a 16-bit signal is left
+OFFSET_COSTS_DB = 0.1  # SI-SDR that the signals' means take: from here on they are removed, and that is flagged
+INVERTED = -0.3  # correlation of the pair, means removed, under which the estimate is upside down
 PESQ_WHOLE_SECONDS = 30.0  # PESQ writes past a table of 50 utterances: longer signals go in segments
 PESQ_SEGMENT_SECONDS = 20.0
 
@@ -45,7 +47,7 @@ class Scores:
 
     values: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    flags: list[str] = field(default_factory=list)  # `segmented`, `delayed`: numbers to read with care
+    flags: list[str] = field(default_factory=list)  # `segmented`, `delayed`, `offset`, `inverted`: to read with care
     delay_ms: float = 0.0  # of the estimate behind the clean signal
 
 
@@ -106,7 +108,8 @@ def estoi(clean: np.ndarray, estimate: np.ndarray) -> float:
 def si_sdr(clean: np.ndarray, estimate: np.ndarray) -> float:
     """Scale-invariant signal-to-distortion ratio in dB, without mean removal (Le Roux et al. 2019, as SGMSE has it).
 
-    `target = clean * <estimate, clean> / |clean|^2`, then the energy of the target over that of the rest.
+    `target = clean * <estimate, clean> / |clean|^2`, then the energy of the target over that of the rest. A constant
+    in the estimate counts as distortion, and an inverted estimate as the upright one: `score_steps` sees to both.
     """
     clean64, estimate64 = clean.astype(np.float64), estimate.astype(np.float64)
     energy = float(clean64 @ clean64)
@@ -180,12 +183,37 @@ def score_steps(clean: np.ndarray, estimate: np.ndarray, sample_rate: int, align
         return
     if len(pesq_segments(clean)) > 1:
         scores.flags.append("segmented")
+    centred = without_means(clean), without_means(estimate)
+    if offset_matters(clean, estimate):
+        scores.flags.append("offset")
+        clean, estimate = centred
+    if is_inverted(*centred):
+        scores.flags.append("inverted")
     for name in reversed(METRICS):
         try:
             scores.values[name] = METRICS[name].function(clean, estimate)
         except MetricFailure as e:
             scores.failures[name] = e.kind
         yield scores
+
+
+def without_means(x: np.ndarray) -> np.ndarray:
+    """A signal without its constant offset, of the same type."""
+    return (x - x.mean(dtype=np.float64)).astype(x.dtype)
+
+
+def offset_matters(clean: np.ndarray, estimate: np.ndarray) -> bool:
+    """Whether a constant in either signal moves SI-SDR, by what nobody hears."""
+    try:
+        return abs(si_sdr(without_means(clean), without_means(estimate)) - si_sdr(clean, estimate)) > OFFSET_COSTS_DB
+    except MetricFailure as e:  # offset alone parts an estimate from the clean signal: that matters too
+        return e.kind == "identical" and clean.mean() != estimate.mean()
+
+
+def is_inverted(clean: np.ndarray, estimate: np.ndarray) -> bool:
+    """Whether an estimate is upside down (both without means): metrics do not see that, a listener of a sum would."""
+    clean64, estimate64 = clean.astype(np.float64), estimate.astype(np.float64)
+    return float(clean64 @ estimate64) < INVERTED * math.sqrt(float(clean64 @ clean64) * float(estimate64 @ estimate64))
 
 
 def checked_pair(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
