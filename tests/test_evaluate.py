@@ -34,7 +34,7 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 class StandIn:
     """The interface of a model around spectral subtraction: a right clip helps, a wrong one hurts. Notes its calls."""
 
-    sample_rate, nfe, digest, training_data = RATE, 1, "0123456789abcdef", None
+    sample_rate, nfe, digest, training_data, takes_reference = RATE, 1, "0123456789abcdef", None, True
 
     def __init__(self, stop_after: int | None = None):
         self.calls: list[tuple[int, int]] = []
@@ -42,9 +42,6 @@ class StandIn:
 
     def sampler(self, nfe, sampler):
         return "one-call" if nfe == 1 else "average", None
-
-    def null(self, batch):
-        return np.zeros((batch, 1))
 
     def embed(self, ref, sample_rate):
         return ref
@@ -265,7 +262,7 @@ def test_a_model_of_another_rate_is_refused_with_both_numbers(dataset, tmp_path)
 
 def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
     model = StandIn()
-    model.null = lambda batch: None
+    model.takes_reference = False
     evaluate(model, dataset, EvaluationRequest(limit=1, workers=1, modes=("none", "env")), tmp_path)
     assert {row["mode"] for row in rows_of(tmp_path)} == {"none"}
 
