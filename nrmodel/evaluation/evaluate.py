@@ -11,13 +11,13 @@ take their name. Sampler noise is keyed by (key, seed) and shared by all modes: 
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,18 +30,16 @@ from nrdata.keyed import noise_seed
 from nrdata.labels import is_unknown, place_of
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
-from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
+from nrmodel.evaluation.folders import FolderFiles, Inputs, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores, failed
 from nrmodel.evaluation.request import EvaluationRequest
+from nrmodel.evaluation.resume import prepare, request_of, resumable
 from nrmodel.evaluation.rungs import NO_SPAN, ShownClip, parse_rung, reference
-from nrmodel.evaluation.schema import Row, line_of, read_rows, row_of
+from nrmodel.evaluation.schema import Row, line_of, read_rows
 from nrmodel.evaluation.scoring import ScoringPool
 from nrmodel.evaluation.speed import Stopwatch, read_speed
 from nrmodel.evaluation.systems import Enhancer, System, folder_system, model_systems, peer_system
 from nrmodel.evaluation.tables import write_tables
-
-# In the folder of an evaluation:
-MADE = ("rows.jsonl", "rows.partial", "speed.json", "summary.json", "table.csv", "table.md")
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class Job:
 
 class ShardFiles:
     """One split of a data set, or `limit` rows drawn from it."""
+
+    inputs: Mapping[str, Inputs] = MappingProxyType({})  # the fingerprint says what its files are
 
     def __init__(self, dataset: Any, split: str, limit: int | None = None):
         if split not in dataset.splits:
@@ -117,6 +117,7 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         modes = files.modes
     else:
         raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
+    keys = [files.key(row) for row in files.rows]
     systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
     if model is not None:
         systems += model_systems(
@@ -124,20 +125,16 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         )
     systems += [peer_system(name, modes, asked.ref_seconds) for name in peer_functions.chosen(asked.peers)]
     if asked.enhanced is not None:
-        systems.append(folder_system(asked.enhanced, [files.key(row) for row in files.rows]))
-    request = {
-        "split": asked.split if dataset is not None else "", "fingerprint": files.fingerprint, "files": len(files.rows),
-        "limit": asked.limit, "modes": list(modes), "ref_seconds": list(asked.ref_seconds), "seeds": list(asked.seeds),
-        "systems": {system.name: list(system.budgets) for system in systems},
-        "folders": [str(folder) if folder else "" for folder in (asked.clean, asked.noisy, asked.ref, asked.enhanced)],
-    }  # fmt: skip
-    if asked.sampler != "budget":
-        request["sampler"] = asked.sampler
+        systems.append(folder_system(asked.enhanced, keys))
+    inputs = {**files.inputs, **{role: its for system in systems for role, its in system.inputs.items()}}
+    split = asked.split if dataset is not None else ""
+    request = request_of(asked, split, files.fingerprint, keys, modes, systems, inputs)
     training_data = None if model is None else model.training_data
-    prepare(out, request, asked.force)
+    prepare(out, request, inputs, asked.force)
     if not (out / "rows.jsonl").exists():
         workers = asked.workers or max(1, (os.cpu_count() or 2) // 2)
-        write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
+        folders = {role: str(getattr(asked, role)) for role in inputs}
+        write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers) | folders)
         run(files, systems, out, training_data, workers)
     summary = write_tables(read_rows(out / "rows.jsonl"), out, read_speed(out))
     warn_of_training_data(summary["in_training"])
@@ -213,6 +210,7 @@ def enhanced_row(
         seed=job.seed, sample_rate=sounds.sample_rate, relation=clip.relation if clip else "missing",
         ref_source=clip.source if clip else "", ref_span=clip.span if clip else NO_SPAN,
         ref_distance_db=None if clip is None or clip.distance_db is None else round(clip.distance_db, 3),
+        made_from=made_from(files, job, facts["key"]),
     )  # fmt: skip
     if clip is None:
         return described, "no_reference"
@@ -237,6 +235,12 @@ def finished_row(described: Row, scores: Scores) -> Row:
         flags=[*described.flags, *scores.flags],
         delay_ms=round(scores.delay_ms, 3),
     )
+
+
+def made_from(files: ShardFiles | FolderFiles, job: Job, key: str) -> dict[str, str] | None:
+    """What the plain files of a row are; None where there is none."""
+    used = {role: its for role, its in files.inputs.items() if role != "ref" or job.mode == "given"}
+    return {role: its.content(key) for role, its in {**used, **job.system.inputs}.items()} or None
 
 
 # --- small things ----------------------------------------------------------------------------------------------------
@@ -283,36 +287,3 @@ def warn_of_training_data(counts: dict[str, int] | None) -> None:
 def evenly(place: int, count: int, wanted: int) -> bool:
     """Whether `place` is one of `wanted` places spread over `count`."""
     return wanted >= count or (place * wanted) // count != ((place - 1) * wanted) // count
-
-
-def prepare(out: Path, request: dict[str, Any], force: bool) -> None:
-    """`out` is new, or holds the same request (then it goes on), or `force` clears what is there."""
-    out.mkdir(parents=True, exist_ok=True)
-    config = out / "config.json"
-    there = [out / name for name in MADE if (out / name).exists()]
-    if there and not config.exists() and not force:
-        raise UserError(
-            f"{there[0]} is there, and no config.json beside it says of what: choose another --out, or --force",
-            "exists",
-        )
-    if config.exists() and json.loads(config.read_text(encoding="utf-8")) != request:
-        if not force:
-            raise UserError(f"{out} holds an evaluation of something else: choose another --out, or --force", "exists")
-    elif config.exists() and not force:
-        return
-    for path in there:
-        path.unlink()
-    write_json(config, request)
-
-
-def resumable(partial: Path) -> list[Row]:
-    """The rows of an unfinished file, each identity once; a last line without its end is cut off."""
-    if not partial.exists():
-        return []
-    data = partial.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with partial.open("r+b") as file:
-            file.truncate(len(whole))
-    rows = [row_of(json.loads(line)) for line in whole.splitlines()]
-    return list({row.identity: row for row in rows}.values())
