@@ -50,6 +50,10 @@ def command(
         raise click.UsageError("--ref is for --clean and --noisy: shards have their own references")
     if request.sampler != "budget" and (request.peers or request.enhanced) and checkpoint is None:
         raise click.UsageError("--sampler is for a model: give its --checkpoint")
+    if request.sampler != "budget":
+        from nrmodel.diffusion.choice import check_name
+
+        check_name(request.sampler)
     from nrdata.labels import printable
     from nrmodel.evaluation.evaluate import evaluate
     from nrmodel.evaluation.folders import RATE_RULE

@@ -190,6 +190,15 @@ def test_sampler_noise_belongs_to_file_and_seed_and_is_shared_by_modes(dataset, 
     assert samplers == {1: "one-call", 2: "average"}
 
 
+def test_another_checkpoint_is_another_evaluation(dataset, tmp_path):
+    request = EvaluationRequest(modes=("none",), limit=1, workers=1)
+    evaluate(StandIn(), dataset, request, tmp_path)
+    other = StandIn()
+    other.digest = "fedcba9876543210"
+    with pytest.raises(UserError, match="another systems"):
+        evaluate(other, dataset, request, tmp_path)
+
+
 def test_what_the_data_cannot_serve_is_named(tmp_path):
     data = nrdata.open(make_dataset(tmp_path / "d", {"test": 2}, ref_seconds=0))
     summary = evaluate(StandIn(), data, EvaluationRequest(modes=("none", "disjoint"), workers=1), tmp_path / "e")
@@ -282,6 +291,10 @@ def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
         (["--ref-seconds", "nan"], "0.25 or more, not nan"),
         (["--ref", "x"], "their own references"),
         (["--sampler", "published", "--peer", "rnnoise"], "give its --checkpoint"),
+        (["--modes", "best", "--shards", "missing"], "choose from"),
+        (["--modes", "leak:nan", "--shards", "missing"], "choose from"),
+        (["--peer", "nobody", "--shards", "missing"], "peer 'nobody' is unknown"),
+        (["--sampler", "fast", "--shards", "missing"], "'fast' is unknown"),
     ],
 )
 def test_wrong_usage_exits_2(argv, sentence, capsys):

@@ -34,7 +34,7 @@ from nrmodel.evaluation.folders import FolderFiles, Inputs, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores, failed
 from nrmodel.evaluation.request import EvaluationRequest
 from nrmodel.evaluation.resume import prepare, request_of, resumable
-from nrmodel.evaluation.rungs import NO_SPAN, ShownClip, parse_rung, reference
+from nrmodel.evaluation.rungs import NO_SPAN, ShownClip, reference
 from nrmodel.evaluation.schema import Row, line_of, read_rows
 from nrmodel.evaluation.scoring import ScoringPool
 from nrmodel.evaluation.speed import Stopwatch, read_speed
@@ -110,8 +110,6 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
     modes: Sequence[str] = asked.modes
     if dataset is not None:
         files = ShardFiles(dataset, asked.split, asked.limit)
-        for mode in modes:
-            parse_rung(mode)
     elif asked.clean is not None and asked.noisy is not None:
         files = FolderFiles(asked.clean, asked.noisy, asked.ref, asked.limit)
         modes = files.modes
@@ -136,7 +134,9 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         folders = {role: str(getattr(asked, role)) for role in inputs}
         write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers) | folders)
         run(files, systems, out, training_data, workers)
-    summary = write_tables(read_rows(out / "rows.jsonl"), out, read_speed(out))
+    rows = read_rows(out / "rows.jsonl")
+    summary = write_tables(rows, out, read_speed(out))
+    warn_of_pairs(rows)
     warn_of_training_data(summary["in_training"])
     return summary
 
@@ -219,7 +219,7 @@ def enhanced_row(
     if job.system.computes:
         seconds = time.perf_counter() - begun
         stopwatch.add(job.system.name, job.nfe, seconds, len(sounds.noisy) / sounds.sample_rate)
-    described = replace(described, flags=flags)
+    described = replace(described, flags=[*flags, *(["odd_pair"] if described.pair else [])])
     if job.system.name == "noise":
         left_db = audio.rms_dbfs(estimate) - audio.rms_dbfs(sounds.noise)
         # There is no speech to score against.
@@ -241,9 +241,6 @@ def made_from(files: ShardFiles | FolderFiles, job: Job, key: str) -> dict[str, 
     """What the plain files of a row are; None where there is none."""
     used = {role: its for role, its in files.inputs.items() if role != "ref" or job.mode == "given"}
     return {role: its.content(key) for role, its in {**used, **job.system.inputs}.items()} or None
-
-
-# --- small things ----------------------------------------------------------------------------------------------------
 
 
 def made_with(model: Enhancer | None, fingerprint: str, workers: int) -> dict[str, Any]:
@@ -280,6 +277,19 @@ def warn_of_training_data(counts: dict[str, int] | None) -> None:
         warnings.warn(
             f"the model was trained on {counts['speakers']} of the {counts['of_speakers']} speakers and on "
             f"{counts['recordings']} of the {counts['of_recordings']} noise recordings that it is scored on",
+            stacklevel=3,
+        )
+
+
+def warn_of_pairs(rows: Sequence[Row]) -> None:
+    """Tell the first file whose noisy side is not clean plus noise as they lie, with its numbers, and how many are."""
+    odd = {row.key: row for row in rows if row.pair}
+    for row in list(odd.values())[:1]:
+        assert row.pair is not None
+        undone = "its SNR cannot be told" if row.snr_db is None else f"with that undone its SNR is {row.snr_db:.1f} dB"
+        warnings.warn(
+            f"noisy minus clean is no noise in {len(odd)} of {len({row.key for row in rows})} files; {row.key}: "
+            f"{row.pair['detail']} (correlation of clean with noisy - clean {row.pair['correlation']:+.2f}); {undone}",
             stacklevel=3,
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nrdata import audio
+from nrdata.audio.pairing import Pairing, mended, pairing
 from nrdata.errors import UserError
 from nrdata.files import sha256
 from nrmodel.evaluation.metrics import SAMPLE_RATE, looks_swapped
@@ -26,12 +27,15 @@ RATE_RULE = f"all files are taken as mono and resampled to {SAMPLE_RATE} Hz befo
 
 @dataclass(frozen=True)
 class Sounds:
-    """One file: float32 (frames,) each, at one rate. `noise` is what was added to `clean`."""
+    """One file: float32 (frames,) each, at one rate. `noise` is what was added to `clean`. Of a pair of plain files
+    the SNR (None: it cannot be told), and how clean lies in noisy where it does so in another way than as it is."""
 
     clean: np.ndarray
     noisy: np.ndarray
     noise: np.ndarray
     sample_rate: int
+    snr_db: float | None = None
+    oddity: Pairing | None = None
 
 
 @dataclass
@@ -79,16 +83,23 @@ class FolderFiles:
         return self.names[row]
 
     def facts(self, row: int, sounds: Sounds) -> dict[str, Any]:
-        signal, rest = np.sum(np.square(sounds.clean)), np.sum(np.square(sounds.noise))
-        snr_db = round(10 * float(np.log10(signal / rest)), 2) if signal > 0 and rest > 0 else None
         unknown = {"env_id": "unknown", "recording": "unknown", "speaker": "unknown"}
-        return {"key": self.key(row), **unknown, "snr_db": snr_db}
+        odd = sounds.oddity
+        pair = odd and {"fault": odd.fault, "correlation": round(odd.correlation, 3), "scale": round(odd.scale, 4),
+                        "delay_ms": round(1000 * odd.delay / SAMPLE_RATE, 3), "detail": odd.detail}  # fmt: skip
+        return {"key": self.key(row), **unknown, "snr_db": sounds.snr_db, "pair": pair}
 
     def sounds(self, row: int) -> Sounds:
         name = self.names[row]
         clean, noisy = self.inputs["clean"].read(name), self.inputs["noisy"].read(name)
         frames = min(len(clean), len(noisy))
-        return Sounds(clean, noisy, noisy[:frames] - clean[:frames], SAMPLE_RATE)
+        speech, mixture = clean[:frames], noisy[:frames]
+        found = pairing(speech, mixture, SAMPLE_RATE)
+        if found.fault and found.mendable:
+            speech, mixture = mended(speech, mixture, found)
+        noise = mixture - speech
+        snr_db = snr(speech, noise) if found.mendable else None
+        return Sounds(clean, noisy, noise, SAMPLE_RATE, snr_db, found if found.fault else None)
 
     def fault(self, sounds: Sounds) -> str | None:
         """Why the pair as a whole cannot be scored."""
@@ -102,6 +113,12 @@ class FolderFiles:
         clip = self.inputs["ref"].read(name)
         distance = spectral_distance_db(clip, sounds.noise, SAMPLE_RATE)
         return ShownClip(clip, "given", f"{name}.ref", (0, len(clip)), distance)
+
+
+def snr(speech: np.ndarray, noise: np.ndarray) -> float | None:
+    """In dB; None without speech or without noise."""
+    signal, rest = np.sum(np.square(speech)), np.sum(np.square(noise))
+    return round(10 * float(np.log10(signal / rest)), 2) if signal > 0 and rest > 0 else None
 
 
 def drawn(count: int, limit: int | None) -> Sequence[int]:

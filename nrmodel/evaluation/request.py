@@ -37,4 +37,11 @@ class EvaluationRequest:
     force: bool = option(False, "Start anew where --out holds another evaluation.", affects="place")
 
     def __post_init__(self) -> None:
+        """Every value is judged here, before data is opened or a model loaded."""
+        from nrmodel.evaluation.peers import chosen
+        from nrmodel.evaluation.rungs import parse_rung
+
         check(self)
+        for mode in self.modes:
+            parse_rung(mode)
+        chosen(self.peers)
