@@ -188,7 +188,7 @@ def test_ratings_without_clean_files_are_always_of_the_files_of_now(tmp_path, mo
     ("spoil", "told", "snr_db"),
     [
         (lambda clean, noisy: noisy, "", True),
-        (lambda clean, noisy: 0.5 * noisy, "a scale of 0.5", True),
+        (lambda clean, noisy: 0.5 * noisy, "a scale of 0.49", True),
         (lambda clean, noisy: np.concatenate([np.zeros(160), noisy[:-160]]), "160 samples (10.00 ms) late", True),
         (lambda clean, noisy: speech(2.0, seed=77) + noisy - clean, "clean is not in noisy", False),
     ],
