@@ -310,7 +310,12 @@ def _conditions(name: str) -> bool:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # a kind that torch knows, and that this machine has
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise UserError(f"--device {name} cannot be used here ({str(e).splitlines()[0]}): take cpu or auto") from e
+    return device
 
 
 def _precision(asked: str, device: torch.device, model: Model, model_config: ModelConfig) -> str:
