@@ -53,6 +53,10 @@ def command(
     unused = values.keys() - {"selective", "split", "peers", "limit"} if request.selective else ()
     if unused:
         raise click.UsageError(f"--selective takes --split, --peer and --limit, not {', '.join(sorted(unused))}")
+    if request.sampler != "budget":
+        from nrmodel.diffusion.choice import check_name
+
+        check_name(request.sampler)
     from nrdata.labels import printable
     from nrmodel.evaluation import selective
     from nrmodel.evaluation.evaluate import evaluate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ def command(config_file: Path | None, dry_run: bool, **flags: Any) -> int:
     """
     values = read_toml(TrainConfig, config_file) if config_file else {}
     values |= given(TrainConfig, flags)
-    if "shards" not in values:
+    config = TrainConfig(**({"shards": (), "out": ""} | values))  # judged before any data is looked for
+    if not config.shards:
         from nrdata.store.dataset import default_folder
 
-        values["shards"] = (str(default_folder()),)
-    mode = values.get("ref_mode", TrainConfig.ref_mode)
-    values.setdefault("out", f"runs/{Path(values['shards'][0]).name}-{mode.replace(':', '').replace(',', '-')}")
-    config = TrainConfig(**values)
+        config = replace(config, shards=(str(default_folder()),))
+    if not config.out:
+        mode = config.ref_mode.replace(":", "").replace(",", "-")
+        config = replace(config, out=f"runs/{Path(config.shards[0]).name}-{mode}")
     click.echo(f"data {', '.join(config.shards)}; run {config.out}; references {config.ref_mode}", err=True)
     from nrmodel.training.train import Stopped, resolve, train
 

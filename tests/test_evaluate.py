@@ -34,7 +34,7 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 class StandIn:
     """The interface of a model around spectral subtraction: a right clip helps, a wrong one hurts. Notes its calls."""
 
-    sample_rate, nfe, digest, training_data = RATE, 1, "0123456789abcdef", None
+    sample_rate, nfe, digest, training_data, takes_reference = RATE, 1, "0123456789abcdef", None, True
 
     def __init__(self, stop_after: int | None = None):
         self.calls: list[tuple[int, int]] = []
@@ -42,9 +42,6 @@ class StandIn:
 
     def sampler(self, nfe, sampler):
         return "one-call" if nfe == 1 else "average", None
-
-    def null(self, batch):
-        return np.zeros((batch, 1))
 
     def embed(self, ref, sample_rate):
         return ref
@@ -193,6 +190,15 @@ def test_sampler_noise_belongs_to_file_and_seed_and_is_shared_by_modes(dataset, 
     assert samplers == {1: "one-call", 2: "average"}
 
 
+def test_another_checkpoint_is_another_evaluation(dataset, tmp_path):
+    request = EvaluationRequest(modes=("none",), limit=1, workers=1)
+    evaluate(StandIn(), dataset, request, tmp_path)
+    other = StandIn()
+    other.digest = "fedcba9876543210"
+    with pytest.raises(UserError, match="another systems"):
+        evaluate(other, dataset, request, tmp_path)
+
+
 def test_what_the_data_cannot_serve_is_named(tmp_path):
     data = nrdata.open(make_dataset(tmp_path / "d", {"test": 2}, ref_seconds=0))
     summary = evaluate(StandIn(), data, EvaluationRequest(modes=("none", "disjoint"), workers=1), tmp_path / "e")
@@ -265,7 +271,7 @@ def test_a_model_of_another_rate_is_refused_with_both_numbers(dataset, tmp_path)
 
 def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
     model = StandIn()
-    model.null = lambda batch: None
+    model.takes_reference = False
     evaluate(model, dataset, EvaluationRequest(limit=1, workers=1, modes=("none", "env")), tmp_path)
     assert {row["mode"] for row in rows_of(tmp_path)} == {"none"}
 
@@ -285,6 +291,10 @@ def test_a_model_without_conditioning_is_evaluated_with_none(dataset, tmp_path):
         (["--ref-seconds", "nan"], "0.25 or more, not nan"),
         (["--ref", "x"], "their own references"),
         (["--sampler", "published", "--peer", "rnnoise"], "give its --checkpoint"),
+        (["--modes", "best", "--shards", "missing"], "choose from"),
+        (["--modes", "leak:nan", "--shards", "missing"], "choose from"),
+        (["--peer", "nobody", "--shards", "missing"], "peer 'nobody' is unknown"),
+        (["--sampler", "fast", "--shards", "missing"], "'fast' is unknown"),
     ],
 )
 def test_wrong_usage_exits_2(argv, sentence, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -13,9 +14,13 @@ import pytest
 from helpers import RATE, noise, speech
 from test_evaluate import StandIn, rows_of
 
+import nrdata
 from cli.main import run
 from nrdata import audio
-from nrmodel.evaluation.evaluate import evaluate
+from nrdata.errors import UserError
+from nrmodel.evaluation import dnsmos, peers
+from nrmodel.evaluation.evaluate import ShardFiles, evaluate
+from nrmodel.evaluation.folders import Inputs
 from nrmodel.evaluation.request import EvaluationRequest
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -84,6 +89,120 @@ def test_late_estimates_are_named_with_their_delay(tmp_path, capsys, delay):
     else:
         assert code == 1 and all(row["si_sdr"] is None and row["failures"]["si_sdr"] == "misaligned" for row in late)
         assert "misaligned" in capsys.readouterr().err
+
+
+def retouched(path: Path, gain: float = 0.5) -> None:
+    x, rate = audio.read(path)
+    times = path.stat()
+    audio.write(path, gain * x[:, 0], rate, "FLOAT")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # neither its size nor its time tells
+
+
+@pytest.mark.parametrize("side", ["clean", "noisy", "ref", "enhanced"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_file_that_was_replaced_is_refused_by_name(tmp_path, side, finished):
+    """Of one size and time: content decides. A part of the rows would come from the file before."""
+    folders = {name: pairs(tmp_path) / name for name in ("clean", "noisy", "ref")}
+    shutil.copytree(tmp_path / "noisy", tmp_path / "enhanced")
+    folders["enhanced"] = tmp_path / "enhanced"
+    request, out = EvaluationRequest(workers=1, **folders), tmp_path / "out"
+    if finished:
+        evaluate(StandIn(), None, request, out)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(StandIn(stop_after=7), None, request, out)
+    retouched(folders[side] / "p0.wav")
+    with pytest.raises(UserError, match=rf"another .*{side}/p0\.wav than lies there now \(1 changed in all\).*--force"):
+        evaluate(StandIn(), None, request, out)
+    evaluate(StandIn(), None, EvaluationRequest(workers=1, force=True, **folders), out)
+    evaluate(StandIn(), None, EvaluationRequest(workers=1, **folders), tmp_path / "new")
+    assert (out / "rows.jsonl").read_bytes() == (tmp_path / "new" / "rows.jsonl").read_bytes()
+
+
+def test_rows_say_what_they_were_made_from_and_moved_folders_are_the_same(tmp_path):
+    code, rows = nr(pairs(tmp_path / "a"), "--enhanced", str(tmp_path / "a" / "noisy"))
+    row = next(row for row in rows if row["system"] == "enhanced" and row["key"] == "p0")
+    data = (tmp_path / "a" / "noisy" / "p0.wav").read_bytes()
+    content = f"{len(data)}-{hashlib.sha256(data).hexdigest()}"
+    assert row["made_from"]["enhanced"] == row["made_from"]["noisy"] == content
+    assert "enhanced" not in next(row for row in rows if row["system"] == "noisy")["made_from"]
+    before = (tmp_path / "a" / "out" / "rows.jsonl").stat()
+    (tmp_path / "a").rename(tmp_path / "b")
+    code, _ = nr(tmp_path / "b", "--enhanced", str(tmp_path / "b" / "noisy"))
+    assert code == 0 and (tmp_path / "b" / "out" / "rows.jsonl").stat().st_ino == before.st_ino
+
+
+def test_other_names_of_as_many_files_are_another_evaluation(tmp_path, capsys):
+    nr(pairs(tmp_path), "--enhanced", str(tmp_path / "noisy"))
+    for side in ("clean", "noisy"):
+        (tmp_path / side / "p0.wav").rename(tmp_path / side / "p9.wav")
+    assert nr(tmp_path, "--enhanced", str(tmp_path / "noisy"))[0] == 2
+    assert "another inputs" in capsys.readouterr().err
+
+
+def test_a_file_replaced_while_it_is_read_is_told(tmp_path, monkeypatch):
+    inputs = Inputs({"p0": pairs(tmp_path, 1) / "noisy" / "p0.wav"})
+    inputs.content("p0")
+    retouched(inputs.paths["p0"])
+    with pytest.raises(UserError, match=r"p0\.wav was replaced during the evaluation"):
+        inputs.read("p0")
+
+
+def test_estimates_beside_shards_are_known_by_content(tiny_dataset, tmp_path, capsys):
+    data = nrdata.open(tiny_dataset)
+    for row in ShardFiles(data, "test", 2).rows:
+        sample = data.sample(bytes(data.index("test").key[row]).decode())
+        (tmp_path / "e").mkdir(exist_ok=True)
+        audio.write(tmp_path / "e" / f"{sample.key}.wav", sample.noisy, RATE, "FLOAT")
+    argv = ["evaluate", "--shards", str(tiny_dataset), "--enhanced", f"{tmp_path}/e", "--limit", "2", "--workers", "1"]
+    argv += ["--out", f"{tmp_path}/out"]
+    assert run(argv) == 0
+    retouched(next((tmp_path / "e").iterdir()))
+    assert run(argv) == 2
+    assert "was made from another" in capsys.readouterr().err
+    assert run([*argv, "--force"]) == 0
+
+
+def test_another_version_of_a_peer_is_another_evaluation(tmp_path, monkeypatch):
+    peer = peers.Peer(lambda noisy, ref: noisy, RATE, package="numpy")
+    monkeypatch.setitem(peers.PEERS, "toy", lambda: peer)
+    peers.load.cache_clear()
+    folders = {name: pairs(tmp_path, 1) / name for name in ("clean", "noisy")}
+    request = EvaluationRequest(workers=1, peers=("toy",), **folders)
+    evaluate(None, None, request, tmp_path / "out")
+    monkeypatch.setattr(peers.metadata, "version", lambda package: "0.0.1")
+    with pytest.raises(UserError, match="another versions"):
+        evaluate(None, None, request, tmp_path / "out")
+
+
+def test_ratings_without_clean_files_are_always_of_the_files_of_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(dnsmos, "dnsmos", lambda x: dict.fromkeys(dnsmos.RATINGS, float(np.abs(x).max())))
+    pairs(tmp_path, 1)
+    before = dnsmos.rate_folders(tmp_path / "noisy", tmp_path / "out")
+    retouched(tmp_path / "noisy" / "p0.wav")
+    after = dnsmos.rate_folders(tmp_path / "noisy", tmp_path / "out")
+    assert after[0]["sig"] == pytest.approx(before[0]["sig"] / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told", "snr_db"),
+    [
+        (lambda clean, noisy: noisy, "", True),
+        (lambda clean, noisy: 0.5 * noisy, "a scale of 0.49", True),
+        (lambda clean, noisy: np.concatenate([np.zeros(160), noisy[:-160]]), "160 samples (10.00 ms) late", True),
+        (lambda clean, noisy: speech(2.0, seed=77) + noisy - clean, "clean is not in noisy", False),
+    ],
+)
+def test_the_snr_of_a_pair_is_checked_before_it_is_believed(tmp_path, capsys, spoil, told, snr_db):
+    pairs(tmp_path, 1)
+    clean, noisy = (audio.read(tmp_path / side / "p0.wav")[0][:, 0] for side in ("clean", "noisy"))
+    true = 10 * np.log10(np.sum(clean**2) / np.sum((noisy - clean) ** 2))
+    audio.write(tmp_path / "noisy" / "p0.wav", spoil(clean, noisy).astype(np.float32), RATE, "FLOAT")
+    _, rows = nr(tmp_path, "--enhanced", str(tmp_path / "clean"))
+    warned = capsys.readouterr().err
+    assert (told in warned) and ("noisy minus clean is no noise in 1 of 1 files; p0" in warned) == bool(told)
+    assert all(("odd_pair" in row["flags"]) == bool(told) for row in rows)
+    assert rows[0]["snr_db"] == (pytest.approx(true, abs=0.3) if snr_db else None)
 
 
 def test_swapped_folders_have_no_scores(tmp_path):

@@ -13,7 +13,7 @@ from toys import TOY_METRIC
 from nrdata.errors import UserError
 from nrmodel.evaluation.markdown import to_markdown
 from nrmodel.evaluation.metrics import METRICS
-from nrmodel.evaluation.schema import Row, read_rows, row_of
+from nrmodel.evaluation.schema import Row, by_setting, read_rows, row_of
 from nrmodel.evaluation.spreadsheet import csv_cell
 from nrmodel.evaluation.summary import harm_rate, summarise, whole_clip
 from nrmodel.evaluation.tables import write_tables
@@ -63,6 +63,33 @@ def test_the_declared_contrast_uses_the_low_levels_only(summary):
     assert contrast["shown"] is None and contrast["quoted"] is None  # no baseline stands beside it
     low, high = contrast["bootstrap"]
     assert low < gain["mean"] < high
+
+
+def test_means_of_fewer_files_have_the_others_means_over_the_same_beside_them(tmp_path):
+    """Without: ten files from .1 to 1; with: the five best of them, none of which gains anything."""
+    rows = []
+    for k in range(10):
+        score = 0.1 * (k + 1)
+        rows += [row(k, "noisy", "none", estoi=score / 2), row(k, "nr:00000000", "none", estoi=score)]
+        rows.append(row(k, "nr:00000000", "env", estoi=score if k >= 5 else None))
+    summary = write_tables(rows, tmp_path)
+    entry = next(e for e in summary["means"] if e["mode"] == "env")
+    assert entry["same_files"]["estoi"] == {"none": pytest.approx(0.8), "noisy": pytest.approx(0.4)}
+    assert "pesq_wb" not in entry["same_files"]  # all files have a number
+    assert not any("same_files" in e for e in summary["means"] if e["mode"] == "none")
+    text = (tmp_path / "table.md").read_text()
+    assert "(n 5, none 0.800, noisy 0.400)" in text
+    by_place = next(e for e in summary["by"]["seen"] if e["mode"] == "env" and e["level"] == "environment")
+    assert by_place["n"] == 9 and by_place["same_files"]["estoi"]["none"] == pytest.approx(0.75)
+    assert "(none over these: – / 0.750 / –)" in text
+
+
+def test_leaks_stand_in_the_order_of_their_numbers():
+    modes = ["leak:5", "leak:-10", "leak:0", "leak:-5+mp3", "leak:-15", "leak:-5", "disjoint", "none", "leak:2.5"]
+    found = by_setting(row(0, "nr:00000000", mode) for mode in modes)
+    assert [setting.mode for setting in found] == [
+        "none", "disjoint", "leak:-15", "leak:-10", "leak:-5", "leak:-5+mp3", "leak:0", "leak:2.5", "leak:5",
+    ]  # fmt: skip
 
 
 def test_differences_are_paired_and_counted(summary):

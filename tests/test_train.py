@@ -21,6 +21,7 @@ from nrmodel import config as presets
 from nrmodel.network.compact import CompactConfig
 from nrmodel.training import train
 from nrmodel.training.config import TrainConfig
+from nrmodel.training.validation import Validation, _paired
 
 TINY = CompactConfig(widths=(8, 16), blocks=(1, 1), recurrent=8, time_dim=16)
 
@@ -133,6 +134,42 @@ def test_every_mode_trains_through_the_command(tiny_dataset, tmp_path, mode):
     assert len(model.training_data["env_ids"]) == 3
     validation = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines() if "validation" in line][-1]
     assert {"estoi_none", "estoi_ref"} <= validation["validation"].keys()
+
+
+def test_validation_compares_over_the_same_files_and_says_how_many():
+    """Three files, of which the middle one has no such clip and the last no number without one."""
+    found = {"score": 0.5, "loss": {"none": 1.0}, "none_and_noisy": _paired([0.9, 0.5, None], [0.7, 0.4, 0.1])}
+    found["ref_and_none"] = _paired([0.93, None, 0.2], [0.9, 0.5, None])
+    assert found["none_and_noisy"] == [2, pytest.approx(0.7), pytest.approx(0.55)]
+    validation = Validation.__new__(Validation)
+    validation.mode = "env"
+    assert validation.line(5, found) == (
+        "step 5: validation ESTOI without reference 0.700, noisy 0.550 (2 files); "
+        "with (env) 0.930, without 0.900 (1 file); loss none 1.0000"
+    )
+    assert "with (" not in validation.line(5, found | {"ref_and_none": [0, None, None]})
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--preset tiny", "preset 'tiny' is unknown"),
+        ("--ref-mode best", "reference mode 'best'"),
+        ("--ref-seconds long", "neither a number nor a range"),
+        ("--ref-seconds 0.1", "ref_seconds"),
+        ("--preset nano --objective denoiser", "belongs to base"),
+        ("--device tpu", "tpu"),
+        ("--init-from nowhere", "nowhere"),
+    ],
+)
+@pytest.mark.parametrize("shards", ["--shards missing", ""])
+def test_a_bad_value_is_noticed_before_data_is_looked_for(tmp_path, monkeypatch, capsys, option, sentence, shards):
+    monkeypatch.chdir(tmp_path)
+    if "--device" in option or "--init-from" in option or "--objective" in option or "0.1" in option:
+        shards = "--shards missing"  # told by what the values mean together: the data's name is settled by then
+    assert run(["train", *option.split(), *shards.split()]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and "no such folder of shards" not in error
 
 
 def test_runs_that_are_compared_share_all_draws(tiny_dataset, tmp_path):

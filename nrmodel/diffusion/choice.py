@@ -77,9 +77,8 @@ def choose(name: str, nfe: int, config: ModelConfig) -> tuple[str, Sample]:
     too few calls, and a sampler of another process than the network's."""
     if nfe < 1:
         raise UserError(f"--nfe {nfe}: a sampler needs at least one network call")
+    check_name(name)
     name = suited(nfe, config) if name == "budget" else "predictor-corrector" if name == "published" else name
-    if name not in SAMPLERS:
-        raise UserError(f"sampler {name!r} is unknown: choose from budget, published, {', '.join(SAMPLERS)}")
     sampler = SAMPLERS[name]
     if not isinstance(config.process, sampler.process):
         kind = "a bridge has no score" if isinstance(config.process, SBVE) else "this network was trained on no bridge"
@@ -89,6 +88,12 @@ def choose(name: str, nfe: int, config: ModelConfig) -> tuple[str, Sample]:
         least = next(n for n in range(nfe, 1000) if sampler.calls(n))
         raise UserError(f"nfe {nfe}: the sampler {name} needs {least} calls, give {least} or more")
     return name, partial(sampler.function, **sampler.options(nfe, config))
+
+
+def check_name(name: str) -> None:
+    """Raises `UserError` for a sampler that nobody knows."""
+    if name not in ("budget", "published", *SAMPLERS):
+        raise UserError(f"sampler {name!r} is unknown: choose from budget, published, {', '.join(SAMPLERS)}")
 
 
 def suited(nfe: int, config: ModelConfig) -> str:

@@ -47,7 +47,7 @@ class Changed:
         self.files, self.conditions = files, conditions
         self.channel = channels.named(conditions.channel) if conditions.channel else None
         self.rows, self.sample_rate, self.fingerprint = files.rows, files.sample_rate, files.fingerprint
-        self.key, self.fault = files.key, files.fault
+        self.key, self.fault, self.inputs = files.key, files.fault, files.inputs
 
     def facts(self, row: int, sounds: Sounds) -> dict[str, Any]:
         asked = self.conditions.snr_db

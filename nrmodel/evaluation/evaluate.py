@@ -11,12 +11,12 @@ take their name. Sampler noise is keyed by (key, seed) and shared by all modes: 
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,18 +30,16 @@ from nrdata.labels import is_unknown, place_of
 from nrdata.progress import Progress
 from nrmodel.evaluation import peers as peer_functions
 from nrmodel.evaluation.conditions import Changed, conditions_of
-from nrmodel.evaluation.folders import FolderFiles, Sounds, drawn
+from nrmodel.evaluation.folders import FolderFiles, Inputs, Sounds, drawn
 from nrmodel.evaluation.metrics import METRICS, SAMPLE_RATE, Scores, failed
 from nrmodel.evaluation.request import EvaluationRequest
-from nrmodel.evaluation.rungs import NO_SPAN, ShownClip, parse_rung, reference
-from nrmodel.evaluation.schema import Row, line_of, read_rows, row_of
+from nrmodel.evaluation.resume import prepare, request_of, resumable
+from nrmodel.evaluation.rungs import NO_SPAN, ShownClip, reference
+from nrmodel.evaluation.schema import Row, line_of, read_rows
 from nrmodel.evaluation.scoring import ScoringPool
 from nrmodel.evaluation.speed import Stopwatch, read_speed
 from nrmodel.evaluation.systems import Enhancer, System, folder_system, model_systems, peer_system
 from nrmodel.evaluation.tables import write_tables
-
-# In the folder of an evaluation:
-MADE = ("rows.jsonl", "rows.partial", "speed.json", "summary.json", "table.csv", "table.md")
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,8 @@ class Job:
 
 class ShardFiles:
     """One split of a data set, or `limit` rows drawn from it."""
+
+    inputs: Mapping[str, Inputs] = MappingProxyType({})  # the fingerprint says what its files are
 
     def __init__(self, dataset: Any, split: str, limit: int | None = None):
         if split not in dataset.splits:
@@ -116,13 +116,12 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         files = ShardFiles(dataset, asked.split, asked.limit)
         if conditions.told():
             files = Changed(files, conditions)
-        for mode in modes:
-            parse_rung(mode)
     elif asked.clean is not None and asked.noisy is not None:
         files = FolderFiles(asked.clean, asked.noisy, asked.ref, asked.limit)
         modes = files.modes
     else:
         raise UserError("nothing to evaluate on: give --shards, or --clean and --noisy", "missing")
+    keys = [files.key(row) for row in files.rows]
     systems = [System("noisy", lambda key, sounds, ref, nfe, seed: (sounds.noisy, []), alignment=dataset is None)]
     if model is not None:
         own = model_systems(
@@ -131,24 +130,20 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         systems += own[:1] if conditions.told() else own  # the negative controls are of the straight sound
     systems += [peer_system(name, modes, asked.ref_seconds) for name in peer_functions.chosen(asked.peers)]
     if asked.enhanced is not None:
-        systems.append(folder_system(asked.enhanced, [files.key(row) for row in files.rows]))
-    request = {
-        "split": asked.split if dataset is not None else "", "fingerprint": files.fingerprint, "files": len(files.rows),
-        "limit": asked.limit, "modes": list(modes), "ref_seconds": list(asked.ref_seconds), "seeds": list(asked.seeds),
-        "systems": {system.name: list(system.budgets) for system in systems},
-        "folders": [str(folder) if folder else "" for folder in (asked.clean, asked.noisy, asked.ref, asked.enhanced)],
-    }  # fmt: skip
-    if asked.sampler != "budget":
-        request["sampler"] = asked.sampler
-    if conditions.told():
-        request["conditions"] = conditions.told()
+        systems.append(folder_system(asked.enhanced, keys))
+    inputs = {**files.inputs, **{role: its for system in systems for role, its in system.inputs.items()}}
+    split = asked.split if dataset is not None else ""
+    request = request_of(asked, split, files.fingerprint, keys, modes, systems, inputs)
     training_data = None if model is None else model.training_data
-    prepare(out, request, asked.force)
+    prepare(out, request, inputs, asked.force)
     if not (out / "rows.jsonl").exists():
         workers = asked.workers or max(1, cores.usable() // 2)
-        write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers))
+        folders = {role: str(getattr(asked, role)) for role in inputs}
+        write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers) | folders)
         run(files, systems, out, training_data, workers)
-    summary = write_tables(read_rows(out / "rows.jsonl"), out, read_speed(out))
+    rows = read_rows(out / "rows.jsonl")
+    summary = write_tables(rows, out, read_speed(out))
+    warn_of_pairs(rows)
     warn_of_training_data(summary["in_training"])
     return summary
 
@@ -222,6 +217,7 @@ def enhanced_row(
         seed=job.seed, sample_rate=sounds.sample_rate, relation=clip.relation if clip else "missing",
         ref_source=clip.source if clip else "", ref_span=clip.span if clip else NO_SPAN,
         ref_distance_db=None if clip is None or clip.distance_db is None else round(clip.distance_db, 3),
+        made_from=made_from(files, job, facts["key"]),
     )  # fmt: skip
     if clip is None:
         return described, "no_reference"
@@ -230,7 +226,7 @@ def enhanced_row(
     if job.system.computes:
         seconds = time.perf_counter() - begun
         stopwatch.add(job.system.name, job.nfe, seconds, len(sounds.noisy) / sounds.sample_rate)
-    described = replace(described, flags=flags)
+    described = replace(described, flags=[*flags, *(["odd_pair"] if described.pair else [])])
     if job.system.name == "noise":
         left_db = audio.rms_dbfs(estimate) - audio.rms_dbfs(sounds.noise)
         # There is no speech to score against.
@@ -248,7 +244,10 @@ def finished_row(described: Row, scores: Scores) -> Row:
     )
 
 
-# --- small things ----------------------------------------------------------------------------------------------------
+def made_from(files: ShardFiles | FolderFiles, job: Job, key: str) -> dict[str, str] | None:
+    """What the plain files of a row are; None where there is none."""
+    used = {role: its for role, its in files.inputs.items() if role != "ref" or job.mode == "given"}
+    return {role: its.content(key) for role, its in {**used, **job.system.inputs}.items()} or None
 
 
 def made_with(model: Enhancer | None, fingerprint: str, workers: int) -> dict[str, Any]:
@@ -289,39 +288,19 @@ def warn_of_training_data(counts: dict[str, int] | None) -> None:
         )
 
 
+def warn_of_pairs(rows: Sequence[Row]) -> None:
+    """Tell the first file whose noisy side is not clean plus noise as they lie, with its numbers, and how many are."""
+    odd = {row.key: row for row in rows if row.pair}
+    for row in list(odd.values())[:1]:
+        assert row.pair is not None
+        undone = "its SNR cannot be told" if row.snr_db is None else f"with that undone its SNR is {row.snr_db:.1f} dB"
+        warnings.warn(
+            f"noisy minus clean is no noise in {len(odd)} of {len({row.key for row in rows})} files; {row.key}: "
+            f"{row.pair['detail']} (correlation of clean with noisy - clean {row.pair['correlation']:+.2f}); {undone}",
+            stacklevel=3,
+        )
+
+
 def evenly(place: int, count: int, wanted: int) -> bool:
     """Whether `place` is one of `wanted` places spread over `count`."""
     return wanted >= count or (place * wanted) // count != ((place - 1) * wanted) // count
-
-
-def prepare(out: Path, request: dict[str, Any], force: bool) -> None:
-    """`out` is new, or holds the same request (then it goes on), or `force` clears what is there."""
-    out.mkdir(parents=True, exist_ok=True)
-    config = out / "config.json"
-    there = [out / name for name in MADE if (out / name).exists()]
-    if there and not config.exists() and not force:
-        raise UserError(
-            f"{there[0]} is there, and no config.json beside it says of what: choose another --out, or --force",
-            "exists",
-        )
-    if config.exists() and json.loads(config.read_text(encoding="utf-8")) != request:
-        if not force:
-            raise UserError(f"{out} holds an evaluation of something else: choose another --out, or --force", "exists")
-    elif config.exists() and not force:
-        return
-    for path in there:
-        path.unlink()
-    write_json(config, request)
-
-
-def resumable(partial: Path) -> list[Row]:
-    """The rows of an unfinished file, each identity once; a last line without its end is cut off."""
-    if not partial.exists():
-        return []
-    data = partial.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) < len(data):
-        with partial.open("r+b") as file:
-            file.truncate(len(whole))
-    rows = [row_of(json.loads(line)) for line in whole.splitlines()]
-    return list({row.identity: row for row in rows}.values())

@@ -2,19 +2,23 @@
 
 The rule for rates, printed by the command: everything is mixed to mono and resampled to 16 kHz (soxr VHQ) before it is
 enhanced or scored; what is under 16 kHz is refused, since wide-band PESQ has no meaning there.
+
+Plain files have no fingerprint: each is known by its content (`Inputs`), in the request and in the rows made of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nrdata import audio
+from nrdata.audio.pairing import Pairing, mended, pairing
 from nrdata.errors import UserError
+from nrdata.files import sha256
 from nrmodel.evaluation.metrics import SAMPLE_RATE, looks_swapped
 from nrmodel.evaluation.rungs import ShownClip, spectral_distance_db
 
@@ -23,12 +27,41 @@ RATE_RULE = f"all files are taken as mono and resampled to {SAMPLE_RATE} Hz befo
 
 @dataclass(frozen=True)
 class Sounds:
-    """One file: float32 (frames,) each, at one rate. `noise` is what was added to `clean`."""
+    """One file: float32 (frames,) each, at one rate. `noise` is what was added to `clean`. Of a pair of plain files
+    the SNR (None: it cannot be told), and how clean lies in noisy where it does so in another way than as it is."""
 
     clean: np.ndarray
     noisy: np.ndarray
     noise: np.ndarray
     sample_rate: int
+    snr_db: float | None = None
+    oddity: Pairing | None = None
+
+
+@dataclass
+class Inputs:
+    """Sound files by name, and what each was when it was first looked at: its size and its SHA-256."""
+
+    paths: dict[str, Path]
+    contents: dict[str, str] = field(default_factory=dict)
+
+    def content(self, name: str) -> str:
+        if name not in self.contents:
+            self.contents[name] = content_of(self.paths[name])
+        return self.contents[name]
+
+    def read(self, name: str) -> np.ndarray:
+        """Mono at 16 kHz. Raises `UserError` where it is no longer the file that the request names."""
+        known, path = self.content(name), self.paths[name]
+        x = read_mono(path)
+        if content_of(path) != known:
+            raise UserError(f"{path} was replaced during the evaluation: score it anew with --force", "changed")
+        return x
+
+
+def content_of(path: Path) -> str:
+    """What a file is, wherever it lies and whatever its time says: `<bytes>-<SHA-256>`."""
+    return f"{path.stat().st_size}-{sha256(path)}"
 
 
 class FolderFiles:
@@ -36,12 +69,11 @@ class FolderFiles:
     in the folder without their ending. Environments, recordings and speakers are unknown: every file stands alone."""
 
     def __init__(self, clean: Path, noisy: Path, ref: Path | None = None, limit: int | None = None):
-        self.clean, self.noisy = by_name(clean), by_name(noisy)
-        self.ref = by_name(ref) if ref else {}
-        check_pairs(clean, self.clean, noisy, self.noisy)
-        if ref:
-            check_pairs(ref, self.ref, noisy, self.noisy)
-        names = sorted(self.noisy)
+        folders = {"clean": clean, "noisy": noisy} | ({"ref": ref} if ref else {})
+        self.inputs = {role: Inputs(by_name(folder)) for role, folder in folders.items()}
+        for role, folder in folders.items():
+            check_pairs(folder, self.inputs[role].paths, noisy, self.inputs["noisy"].paths)
+        names = sorted(self.inputs["noisy"].paths)
         self.names = [names[place] for place in drawn(len(names), limit)]
         self.rows = range(len(self.names))
         self.modes = ("none", "given") if ref else ("none",)
@@ -51,16 +83,23 @@ class FolderFiles:
         return self.names[row]
 
     def facts(self, row: int, sounds: Sounds) -> dict[str, Any]:
-        signal, rest = np.sum(np.square(sounds.clean)), np.sum(np.square(sounds.noise))
-        snr_db = round(10 * float(np.log10(signal / rest)), 2) if signal > 0 and rest > 0 else None
         unknown = {"env_id": "unknown", "recording": "unknown", "speaker": "unknown"}
-        return {"key": self.key(row), **unknown, "snr_db": snr_db}
+        odd = sounds.oddity
+        pair = odd and {"fault": odd.fault, "correlation": round(odd.correlation, 3), "scale": round(odd.scale, 4),
+                        "delay_ms": round(1000 * odd.delay / SAMPLE_RATE, 3), "detail": odd.detail}  # fmt: skip
+        return {"key": self.key(row), **unknown, "snr_db": sounds.snr_db, "pair": pair}
 
     def sounds(self, row: int) -> Sounds:
         name = self.names[row]
-        clean, noisy = read_mono(self.clean[name]), read_mono(self.noisy[name])
+        clean, noisy = self.inputs["clean"].read(name), self.inputs["noisy"].read(name)
         frames = min(len(clean), len(noisy))
-        return Sounds(clean, noisy, noisy[:frames] - clean[:frames], SAMPLE_RATE)
+        speech, mixture = clean[:frames], noisy[:frames]
+        found = pairing(speech, mixture, SAMPLE_RATE)
+        if found.fault and found.mendable:
+            speech, mixture = mended(speech, mixture, found)
+        noise = mixture - speech
+        snr_db = snr(speech, noise) if found.mendable else None
+        return Sounds(clean, noisy, noise, SAMPLE_RATE, snr_db, found if found.fault else None)
 
     def fault(self, sounds: Sounds) -> str | None:
         """Why the pair as a whole cannot be scored."""
@@ -71,9 +110,15 @@ class FolderFiles:
         if mode == "none":
             return ShownClip(None)
         name = self.names[row]
-        clip = read_mono(self.ref[name])
+        clip = self.inputs["ref"].read(name)
         distance = spectral_distance_db(clip, sounds.noise, SAMPLE_RATE)
         return ShownClip(clip, "given", f"{name}.ref", (0, len(clip)), distance)
+
+
+def snr(speech: np.ndarray, noise: np.ndarray) -> float | None:
+    """In dB; None without speech or without noise."""
+    signal, rest = np.sum(np.square(speech)), np.sum(np.square(noise))
+    return round(10 * float(np.log10(signal / rest)), 2) if signal > 0 and rest > 0 else None
 
 
 def drawn(count: int, limit: int | None) -> Sequence[int]:

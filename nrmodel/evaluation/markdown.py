@@ -88,10 +88,12 @@ def short_label(e: dict[str, Any]) -> str:
 
 
 def means_cells(e: dict[str, Any]) -> list[str]:
-    """Files, then each mean; how many files have a number where not all do."""
+    """Files, then each mean; where not all files have a number, how many do, and what others have over the same."""
     cells = [str(e["n"])]
     for metric, value in e["metrics"].items():
-        n = f" (n {value['files']})" if value["files"] != e["n"] else ""
+        beside = e.get("same_files", {}).get(metric, {})
+        told = [f"n {value['files']}", *(f"{name} {plain(x, METRICS[metric].digits)}" for name, x in beside.items())]
+        n = f" ({', '.join(told)})" if value["files"] != e["n"] else ""
         cells.append(with_interval(value, METRICS[metric].digits, sign=False) + n)
     return cells
 
@@ -146,11 +148,20 @@ def stratified(title: str, entries: Sequence[dict[str, Any]]) -> str:
         here = [cells.get((level, setting)) for setting in settings]
         n = max(e["n"] for e in here if e)
         row = [str(n)]
-        row += [
-            "" if e is None else " / ".join(plain(v, METRICS[m].digits) for m, v in e["metrics"].items()) for e in here
-        ]
+        row += ["" if e is None else stratum(e) for e in here]
         rows.append((f"{level:g} dB" if isinstance(level, float) else escaped(str(level)), row))
     return table(title, ["files", *settings], rows)
+
+
+def stratum(e: dict[str, Any]) -> str:
+    """Its means; where not all its files have a number, those of `none` (else of noisy) over the files that do."""
+    beside = e.get("same_files", {})
+    text = " / ".join(plain(v, METRICS[m].digits) for m, v in e["metrics"].items())
+    for name in ("none", "noisy"):
+        if any(name in means for means in beside.values()):
+            its = " / ".join(plain(beside.get(m, {}).get(name), METRICS[m].digits) for m in e["metrics"])
+            return f"{text} ({name} over these: {its})"
+    return text
 
 
 def plain(value: float | None, digits: int, sign: str = "") -> str:

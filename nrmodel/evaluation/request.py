@@ -52,6 +52,10 @@ class EvaluationRequest:
     force: bool = option(False, "Start anew where --out holds another evaluation.", affects="place")
 
     def __post_init__(self) -> None:
+        """Every value is judged here, before data is opened or a model loaded."""
+        from nrmodel.evaluation.peers import chosen
+        from nrmodel.evaluation.rungs import parse_rung
+
         check(self)
         conditions = [name for name in ("channel", "room", "snr_db") if getattr(self, name) is not None]
         folders = self.clean or self.noisy or self.enhanced
@@ -60,3 +64,6 @@ class EvaluationRequest:
         if self.selective and (conditions or folders):
             text = f"selective makes its own mixtures from --shards: without {folders or conditions[0]}"
             raise UserError(text, "bad_option")
+        for mode in self.modes:
+            parse_rung(mode)
+        chosen(self.peers)

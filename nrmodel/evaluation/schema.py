@@ -24,6 +24,7 @@ from nrmodel.evaluation.rungs import bases
 
 IDENTITY = ("key", "system", "mode", "ref_seconds", "nfe", "sampler", "seed")  # of a row, in the order of rows.jsonl
 CONTROLS = ("clean", "noise")  # systems whose rows are the negative controls: what the model is given instead of noisy
+SELDOM = ("left_db", "delay_ms", "pair", "made_from")  # fields of a row that most do not have
 OLD_SAMPLE_RATE = 16000  # Hz, of rows that do not name their data's
 
 
@@ -54,6 +55,8 @@ class Row:
     failures: dict[str, str] = field(default_factory=dict)  # metric -> why it has no number
     flags: Sequence[str] = ()
     delay_ms: float = 0.0
+    pair: dict[str, Any] | None = None  # how clean lies in noisy, where it is not as it is: fault, scale, delay_ms ...
+    made_from: dict[str, str] | None = None  # plain files, what each was: `<bytes>-<SHA-256>`; None: shards alone
 
     def score(self, metric: str) -> float | None:
         """None where the metric failed, or was not known when the row was made."""
@@ -68,13 +71,13 @@ class Row:
         return Setting(self.system, self.mode, self.ref_seconds, self.nfe, self.sampler)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, scores among the fields; `left_db` and `delay_ms` only where there is something to tell."""
+        """Plain data, scores among the fields; `SELDOM` only where there is something to tell."""
         told: dict[str, Any] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name == "scores":
                 told |= value
-            elif f.name not in ("left_db", "delay_ms") or value != f.default:
+            elif f.name not in SELDOM or value != f.default:
                 told[f.name] = value
         return told
 
@@ -157,11 +160,17 @@ def averaged(same: Sequence[Row]) -> Row:
 
 def _place(setting: Setting) -> tuple[Any, ...]:
     """Noisy first, then our models, then the others; modes as the ladder goes up, treated clips behind it."""
-    system, mode = setting.system, setting.mode
-    ladder = bases()
-    rung = ladder.index(mode) if mode in ladder else len(ladder)
+    system = setting.system
     ours = system.startswith("nr:")
-    return (system != "noisy", not ours, system, setting.nfe, rung, mode, setting.ref_seconds, setting.sampler)
+    rung = place_of_mode(setting.mode)
+    return (system != "noisy", not ours, system, setting.nfe, rung, setting.ref_seconds, setting.sampler)
+
+
+def place_of_mode(mode: str) -> tuple[int, str, float, str]:
+    """As the ladder goes up, what is on none of its rungs behind it; `leak:DB` by its number."""
+    ladder, (base, _, number) = bases(), mode.partition("+")[0].partition(":")
+    rung = ladder.index(mode) if mode in ladder else len(ladder)
+    return (rung, base, float(number), mode) if number else (rung, mode, 0.0, mode)
 
 
 def line_of(row: Row) -> str:

@@ -131,7 +131,9 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     summary["in_training"] = in_training(rows)
     summary["primary"] = primary_of(groups)
     summary["means"] = [
-        setting.described() | {"metrics": {m: as_dict(mean_of(files, m)) for m in measured(groups)}, "n": len(files)}
+        setting.described()
+        | {"metrics": {m: as_dict(mean_of(files, m)) for m in measured(groups)}, "n": len(files)}
+        | same_files(setting, files, groups)
         for setting, files in groups.items()
         if setting.system not in CONTROLS
     ]
@@ -146,6 +148,21 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     summary["by_distance"] = by_distance(groups)
     summary["controls"] = controls(groups)
     return summary
+
+
+def same_files(setting: Setting, files: Files, groups: Groups) -> dict[str, Any]:
+    """Where not all files have a number: what `none` of the same weights and noisy have over those that do, by metric,
+    so that means of different files are not compared. Empty where all have one."""
+    others = {"none": setting.without_clip(), "noisy": NOISY}
+    found: dict[str, dict[str, float]] = {}
+    for metric in measured(groups):
+        have = {key for key, row in files.items() if row.score(metric) is not None}
+        for name, other in others.items():
+            its = {key: row for key, row in groups.get(other, {}).items() if row.score(metric) is not None}
+            if other != setting and have and not its.keys() & files.keys() <= have:
+                means = found.setdefault(metric, {})
+                means[name] = round(float(np.mean([its[key].scores[metric] for key in sorted(have & its.keys())])), 5)
+    return {"same_files": found} if found else {}
 
 
 def in_training(rows: Sequence[Row]) -> dict[str, int] | None:
@@ -207,7 +224,9 @@ def strata(groups: Groups, label: Callable[[Row], Any]) -> list[dict[str, Any]]:
             for m in known:
                 values = [value for row in levels[level] if (value := row.score(m)) is not None]
                 means[m] = round(float(np.mean(values)), 5) if values else None
-            found.append(setting.described() | {"level": level, "n": len(levels[level]), "metrics": means})
+            here = {row.key: row for row in levels[level]}
+            same = same_files(setting, here, groups)
+            found.append(setting.described() | {"level": level, "n": len(here), "metrics": means} | same)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrmodel.evaluation import peers as peer_functions
-from nrmodel.evaluation.folders import Sounds, by_name, check_pairs, read_mono
+from nrmodel.evaluation.folders import Inputs, Sounds, by_name, check_pairs
 from nrmodel.evaluation.schema import CONTROLS
 
 CONTROL_FILES = 48  # the negative controls are run on this many files
@@ -35,6 +35,8 @@ class System:
     sampler: Callable[[int], str] = lambda nfe: ""
     computes: bool = False  # whether its time is worth telling
     alignment: bool = True  # whether a delay can come from the system and is looked for
+    inputs: dict[str, Inputs] = field(default_factory=dict)  # files of its own, by what they are
+    version: str = ""  # of the package that it comes from
 
 
 class Enhancer(Protocol):
@@ -115,11 +117,12 @@ def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -
     def enhance(key: str, sounds: Sounds, ref: np.ndarray | None, nfe: int, seed: int) -> Enhanced:
         return peer(sounds.noisy, sounds.sample_rate, ref), []
 
-    return System(f"peer:{name}", enhance, own_modes, tuple(ref_seconds)[:1], computes=True)
+    seconds, version = tuple(ref_seconds)[:1], peer_functions.version(peer)
+    return System(f"peer:{name}", enhance, own_modes, seconds, computes=True, version=version)
 
 
 def folder_system(enhanced: Path, keys: Sequence[str]) -> System:
     """Estimates made elsewhere, `enhanced/NAME`; a key of a data set is a NAME too."""
-    found = by_name(enhanced)
-    check_pairs(enhanced, found, Path("the evaluation set"), {key: Path(key) for key in keys})
-    return System("enhanced", lambda key, sounds, ref, nfe, seed: (read_mono(found[key]), []))
+    found = Inputs(by_name(enhanced))
+    check_pairs(enhanced, found.paths, Path("the evaluation set"), {key: Path(key) for key in keys})
+    return System("enhanced", lambda key, sounds, ref, nfe, seed: (found.read(key), []), inputs={"enhanced": found})

@@ -8,12 +8,12 @@ from typing import Any
 from nrdata.errors import UserError
 from nrdata.options import affecting
 from nrdata.sampling.laws import parse_law
-from nrmodel.training.config import COMPARED, TrainConfig, entry
+from nrmodel.training.config import COMPARED, TrainConfig, entry, ref_range
 
 
 def comparable(config: TrainConfig) -> dict[str, Any]:
     """What a run learns from, every choice made, one spelling for one meaning."""
-    from nrmodel.training.settled import model_for, ref_range, settled
+    from nrmodel.training.settled import model_for, settled
 
     if config.init_from and config.preset is None:
         raise UserError("a run that starts from init_from must name its preset in a plan")

@@ -116,13 +116,24 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        law = parse_law(self.ref_mode)
+        ref_range(self)
         if self.lambda_env:
-            law = parse_law(self.ref_mode)
             if law.modes != ("none",) and not law.same_place:
                 raise UserError(f"lambda_env ties clips to their own environment: {self.ref_mode} gives none of it")
             if self.freeze_encoder or self.batch_size < 2:
                 why = "freeze_encoder" if self.freeze_encoder else "batches of one item"
                 raise UserError(f"lambda_env trains the encoder by comparison: it has no effect with {why}")
+
+
+def ref_range(config: TrainConfig) -> tuple[float, float]:
+    """Shortest and longest clip, in seconds."""
+    low, _, high = config.ref_seconds.partition(":")
+    try:
+        return float(low), float(high or low)
+    except ValueError:
+        text = f"--ref-seconds '{config.ref_seconds}' is neither a number nor a range such as 0.25:2.0"
+        raise UserError(text) from None
 
 
 def entry(record: dict[str, Any], name: str) -> Any:

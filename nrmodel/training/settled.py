@@ -15,18 +15,19 @@ from nrmodel.config import ModelConfig, preset
 from nrmodel.diffusion.objective import Preconditioning
 from nrmodel.diffusion.process import OUVE
 from nrmodel.network.compact import CompactConfig
-from nrmodel.training.config import TrainConfig
+from nrmodel.training.config import TrainConfig, ref_range
 
 
-def model_for(config: TrainConfig, sample_rate: int, given: ModelConfig | None) -> ModelConfig:
-    """The model that a run trains. `given`: that of `init_from`, which stands where no preset is named."""
+def model_for(config: TrainConfig, sample_rate: int | None, given: ModelConfig | None) -> ModelConfig:
+    """The model that a run trains. `sample_rate`: of the data, None where they are not opened yet. `given`: the model
+    of `init_from`, which stands where no preset is named."""
     if given is not None and config.preset is None:
         base = dataclasses.replace(given, encoder=config.encoder)
         if given.conditioning == "none":
             base = dataclasses.replace(base, conditioning=preset(_family(given)).conditioning)
     else:
         base = preset(config.preset or "nano", encoder=config.encoder)
-    if base.sample_rate != sample_rate:
+    if sample_rate not in (None, base.sample_rate):
         raise UserError(f"the model works at {base.sample_rate} Hz, the data are at {sample_rate} Hz")
     changes: dict[str, Any] = {}
     if config.conditioning is not None:
@@ -99,16 +100,6 @@ def settled(config: TrainConfig, model_config: ModelConfig) -> dict[str, Any]:
                "start_share": model_config.objective.start_share,
                "conditioning": None if model_config.conditioning == "none" else model_config.conditioning}  # fmt: skip
     return plain(config) | chosen
-
-
-def ref_range(config: TrainConfig) -> tuple[float, float]:
-    """Shortest and longest clip, in seconds."""
-    low, _, high = config.ref_seconds.partition(":")
-    try:
-        return float(low), float(high or low)
-    except ValueError:
-        text = f"--ref-seconds '{config.ref_seconds}' is neither a number nor a range such as 0.25:2.0"
-        raise UserError(text) from None
 
 
 def stream_config(config: TrainConfig, model_config: ModelConfig) -> StreamConfig:

@@ -55,14 +55,16 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    dataset = nrdata.open(*config.shards, keep_decoded=config.in_memory)
     out = Path(config.out)
     begun = (out / "train-state.pt").exists() and (out / "model.safetensors").exists()
     given = load(config.init_from) if config.init_from and not begun else None
     known = checkpoint.read_model(out / "model.safetensors")[1] if begun and config.init_from else None
-    model_config = model_for(config, dataset.sample_rate, given.config if given else known)
-    stream = Stream(dataset, "train", stream_config(config, model_config))
+    started_from = given.config if given else known
+    asked = stream_config(config, model_for(config, None, started_from))  # judged before any data is opened
     device = _device(config.device)
+    dataset = nrdata.open(*config.shards, keep_decoded=config.in_memory)
+    model_config = model_for(config, dataset.sample_rate, started_from)
+    stream = Stream(dataset, "train", asked)
     with (
         distributed.group(device) as (rank, ranks),
         RunFolder(out, settled(config, model_config), dataset, writes=rank == 0) as folder,
@@ -78,6 +80,7 @@ def train(config: TrainConfig, report: Any = None) -> Path:
 def resolve(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain data, every choice that is left to the data and the presets made."""
     given = load(config.init_from).config if config.init_from else None
+    model_for(config, None, given)  # judged before any data is opened
     return settled(config, model_for(config, nrdata.open(*config.shards).sample_rate, given))
 
 
@@ -307,7 +310,12 @@ def _conditions(name: str) -> bool:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # a kind that torch knows, and that this machine has
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise UserError(f"--device {name} cannot be used here ({str(e).splitlines()[0]}): take cpu or auto") from e
+    return device
 
 
 def _precision(asked: str, device: torch.device, model: Model, model_config: ModelConfig) -> str:

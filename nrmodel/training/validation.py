@@ -37,7 +37,9 @@ class Validation:
 
     def run(self, model: Any) -> dict[str, Any]:
         """`score`: mean ESTOI with each file's reference drawn by the training law; `estoi_ref` (of `mode`),
-        `estoi_none`, `estoi_noisy`, `unserved` (files that have no such reference); `loss` by reference."""
+        `estoi_none`, `estoi_noisy`, `unserved` (files that have no such reference); `loss` by reference. What is to be
+        compared is so over the same files: `none_and_noisy`, `ref_and_none` (None without `mode`) are their number and
+        the two means."""
         if self.split is None:
             return {"score": None}
         told: dict[str, list[float | None]] = {"score": [], "estoi_ref": [], "estoi_none": [], "estoi_noisy": []}
@@ -55,6 +57,8 @@ class Validation:
             told["estoi_ref"].append(scores.get(self.mode or ""))
             told["score"].append(scores[drawn] if scores[drawn] is not None else scores["none"])
         result: dict[str, Any] = {name: _mean(values) for name, values in told.items()}
+        result["none_and_noisy"] = _paired(told["estoi_none"], told["estoi_noisy"])
+        result["ref_and_none"] = _paired(told["estoi_ref"], told["estoi_none"]) if self.mode else None
         return {**result, "mode": self.mode, "unserved": unserved, "loss": self._losses(model)}
 
     def _drawn(self, row: int) -> str:
@@ -85,10 +89,12 @@ class Validation:
     def line(self, step: int, result: dict[str, Any]) -> str:
         if result["score"] is None:
             return f"step {step}: no split 'valid' in the data, the last weights count"
-        told = {"noisy": "estoi_noisy", "without reference": "estoi_none", f"with ({self.mode})": "estoi_ref"}
-        text = f"step {step}: validation ESTOI " + ", ".join(
-            f"{name} {result[entry]:.3f}" for name, entry in told.items() if result[entry] is not None
-        )
+        files, without, noisy = result["none_and_noisy"]
+        text = f"step {step}: validation ESTOI"
+        text += f" without reference {without:.3f}, noisy {noisy:.3f} ({counted(files)})" if files else " of no file"
+        if result["ref_and_none"] and result["ref_and_none"][0]:
+            files, with_ref, without = result["ref_and_none"]
+            text += f"; with ({self.mode}) {with_ref:.3f}, without {without:.3f} ({counted(files)})"
         return text + "; loss " + ", ".join(f"{name} {value:.4f}" for name, value in result["loss"].items())
 
 
@@ -106,3 +112,13 @@ def _estoi(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float |
 def _mean(values: list[float | None]) -> float | None:
     numbers = [v for v in values if v is not None]
     return float(np.mean(numbers)) if numbers else None
+
+
+def _paired(one: list[float | None], other: list[float | None]) -> list[float | None]:
+    """Over the files where both have a number: how many, and the mean of each."""
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    return [len(both), _mean([a for a, _ in both]), _mean([b for _, b in both])]
+
+
+def counted(files: int) -> str:
+    return "1 file" if files == 1 else f"{files} files"
