@@ -55,8 +55,8 @@ def enhance_files(
     """Do the jobs one by one; a file that fails becomes an `Outcome` with its reason, and the next one follows.
 
     `left`: share of what is removed that stays in; `keep_rest`: only what the clip holds goes. Raises `UserError`
-    before any work where an output exists that the same command did not make (unless `force`), and (lost) where a folder of
-    outputs has gone; `OSError` where the disk is full.
+    before any work where an output exists that the same command did not make (unless `force`), and (lost) where a
+    folder of outputs has gone; `OSError` where the disk is full.
     """
     recipes = log.recipes(model, jobs, nfe, seed, left, keep_rest)
     before = [log.stamps(job) for job in jobs]
