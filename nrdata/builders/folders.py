@@ -20,7 +20,7 @@ from nrdata import audio
 from nrdata.builders import splits
 from nrdata.builders.corpora import layouts
 from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
-from nrdata.builders.entries import LOCAL, Entry, identifier, read_csv
+from nrdata.builders.entries import LOCAL, Entry, check_columns, identifier, read_csv
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources
 from nrdata.builders.sources import Folder, blocks, stretch
@@ -104,7 +104,7 @@ def _levels(side: str, root: Path, entry: Entry, options: Options) -> Levels:
     return levels
 
 
-def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
+def _entries(side: Side, found: Plan) -> list[tuple[str, Entry | Refused]]:
     """(source, what the index, the corpus's layout or the folders say) of every file of one side."""
     if side.index is not None:
         if len(side.given) > 1:
@@ -112,7 +112,7 @@ def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
                 f"--{side.name}-index names all files: give at most one --{side.name}, for its name", "bad_option"
             )
         (source,) = side.roots
-        return [(source, entry) for entry in _read_index(side.index, side.columns)]
+        return [(source, entry) for entry in _read_index(side.index, side.columns, found)]
     if not side.given:
         raise UserError(
             f"there is no {side.name}: give --{side.name} [NAME:]DIR or --{side.name}-index CSV", kind="no_source"
@@ -124,14 +124,14 @@ def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
         )
     entries: list[tuple[str, Entry | Refused]] = []
     for name, root in side.given:
-        found = layouts.items(name, side.name, root)
-        if found is None:
-            found = [side.describe(path.relative_to(root).as_posix()) for path in audio.list_audio(root)]
-        if not found:
+        items = layouts.items(name, side.name, root)
+        if items is None:
+            items = [side.describe(path.relative_to(root).as_posix()) for path in audio.list_audio(root)]
+        if not items:
             raise UserError(
                 f"{root} holds no sound files: --{side.name} needs a folder of recordings", kind="empty_folder"
             )
-        entries += [(name, entry) for entry in found]
+        entries += [(name, entry) for entry in items]
     return entries
 
 
@@ -151,15 +151,19 @@ def _by_environment(path: str) -> Entry | Refused:
     return Entry(path, environment=identifier(parts[0]), recording=identifier(recording))
 
 
-def _read_index(index: Path, columns: tuple[str, ...]) -> Iterator[Entry]:
+def _read_index(index: Path, columns: tuple[str, ...], found: Plan) -> Iterator[Entry]:
     """Rows of an index file. Raises `UserError` naming the line."""
     rows, header = read_csv(index)
+    known = ("path", "split", "license", *columns)
+    more = check_columns(index, header, known)
+    if more:
+        found.notes.append(f"columns of {index.name} kept in meta, not used otherwise: {', '.join(more)}")
     lacking = [c for c in ("path", "split", *columns) if c not in header]
     if lacking:
         raise UserError(f"{index} has no column {', '.join(lacking)}", kind="bad_index")
     if not rows:
         raise UserError(f"{index} has no rows", kind="bad_index")
-    known, seen = {"path", "split", "license", *columns}, set()
+    seen: set[str] = set()
     for line, row in enumerate(rows, 2):
         if row["split"] not in INDEX_SPLITS:
             raise UserError(f"{index} line {line}: split '{row['split']}' is none of train, valid, test", "bad_index")
@@ -168,14 +172,14 @@ def _read_index(index: Path, columns: tuple[str, ...]) -> Iterator[Entry]:
         if row["path"] in seen:
             raise UserError(f"{index} line {line}: {row['path']} appears twice", kind="bad_index")
         seen.add(row["path"])
-        meta = {k: v or "" for k, v in row.items() if k and k not in known}
+        meta = {name: row[name] for name in more}
         names = {c: identifier(row[c]) for c in columns}
         yield Entry(row["path"], **names, split=row["split"], license=row.get("license") or "unknown", meta=meta)
 
 
 def _measured(side: Side, measure: Callable[[str, Path, Entry, Options], F], options: Options, found: Plan) -> list[F]:
     """The files that can be used, with what their sound says; the others go to the refused."""
-    entries, good = _entries(side), []
+    entries, good = _entries(side, found), []
     with Progress(len(entries), f"reading {side.name}") as progress:
         for source, entry in entries:
             progress.advance()
