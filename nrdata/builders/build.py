@@ -24,6 +24,7 @@ import numpy as np
 
 from nrdata import files, locks
 from nrdata.builders import cluster, origins, processes
+from nrdata.builders.draws import why
 from nrdata.builders.plan import Options, Plan, Refused, ShardPlan, read_plan, shards
 from nrdata.builders.render import Sources, render
 from nrdata.builders.rows import PlanRow
@@ -36,6 +37,7 @@ from nrdata.store.shard import ShardFault, ShardWriter, build_index, index_path,
 
 SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")
 LOCK = ".lock"
+MADE = (NAME, "refused.jsonl", origins.NAME)  # beside plan and shards
 SMALL_BUILD = 512  # samples
 BYTES_PER_FRAME = 4.0  # three sounds of 16 bits and a clip, as FLAC
 SNR_SLACK_DB = 3.0  # the logged SNR counts active speech only
@@ -131,8 +133,7 @@ def build(
         summary = _summarise(out, mine, plan, refused, notes, len(todo), complete)
         if not any(summary.samples.values()) and complete:
             raise UserError(
-                f"nothing is left to store, all {len(summary.refused)} items were refused: "
-                f"{summary.refused[0].item}: {summary.refused[0].reason}",
+                f"nothing is left to store, all {len(summary.refused)} items were refused{why(summary.refused)}",
                 kind="all_refused",
             )
         if complete and (todo or not (out / NAME).exists() or not (out / "refused.jsonl").exists()):
@@ -186,11 +187,7 @@ def _claim(out: Path, plan: Plan, force: bool) -> None:
             kind="other_plan",
         )
     for old in there:
-        if (
-            old.suffix == ".tar"
-            or old.name.endswith(".index.jsonl")
-            or old.name in (NAME, "refused.jsonl", origins.NAME)
-        ):
+        if old.suffix == ".tar" or old.name.endswith(".index.jsonl") or old.name in MADE:
             old.unlink()
     files.write_text(path, text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,8 +31,14 @@ class Entry:
 
 def identifier(text: str) -> str:
     """A name as it stands in `env_id`, `recording`, `speaker`: lower case, printable, no slash, no blank, no `~`."""
-    shown = "".join(c if c.isprintable() else "-" for c in text.strip().lower())
+    composed = unicodedata.normalize("NFC", text.strip()).lower()
+    shown = "".join(c if c.isprintable() else "-" for c in composed)
     return re.sub(r"[\s/~]+", "-", shown) or "unnamed"
+
+
+def same_name(text: str) -> str:
+    """One text for the spellings of one file name: two Unicode forms, two cases."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:

@@ -9,6 +9,7 @@ everything; further columns are kept in each sample's `meta`. A folder with the 
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,11 +20,11 @@ from typing import TypeVar
 from nrdata import audio
 from nrdata.builders import splits
 from nrdata.builders.corpora import layouts
-from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
+from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures, why
 from nrdata.builders.entries import LOCAL, Entry, check_columns, identifier, read_csv
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources
-from nrdata.builders.sources import Folder, blocks, stretch
+from nrdata.builders.sources import Folder, blocks, sound_digest, stretch
 from nrdata.builders.units import Levels, usable
 from nrdata.errors import UserError
 from nrdata.progress import Progress
@@ -70,7 +71,7 @@ def plan(options: Options) -> Plan:
     if not all(f.split for f in noise):
         noise, unseen = _with_splits(noise, options)
         found.notes.append(f"environments unseen in training: {', '.join(unseen) or 'none'}")
-    result = mixtures(speech, noise, options)
+    result = mixtures(speech, noise, options, found.refused)
     result.refused = found.refused + result.refused
     result.notes = found.notes + result.notes
     return result
@@ -84,7 +85,8 @@ def sources(options: Options) -> Iterator[Sources]:
 
 def _speech_file(source: str, root: Path, entry: Entry, options: Options) -> SpeechFile:
     levels = _levels("speech", root, entry, options)
-    return SpeechFile(source, entry.path, entry.speaker, entry.split, levels, entry.license, entry.meta)
+    file = SpeechFile(source, entry.path, entry.speaker, entry.split, levels, entry.license, entry.meta)
+    return replace(file, content=sound_digest(root / entry.path))
 
 
 def _noise_file(source: str, root: Path, entry: Entry, options: Options) -> NoiseFile:
@@ -132,7 +134,24 @@ def _entries(side: Side, found: Plan) -> list[tuple[str, Entry | Refused]]:
                 f"{root} holds no sound files: --{side.name} needs a folder of recordings", kind="empty_folder"
             )
         entries += [(name, entry) for entry in items]
-    return entries
+    return list(_told_apart(entries))
+
+
+def _told_apart(entries: list[tuple[str, Entry | Refused]]) -> Iterator[tuple[str, Entry | Refused]]:
+    """Files of two recordings whose names become one (`Cafe 1/a.wav` and `cafe-1/a.wav`): the later is refused. Files
+    of one sub-folder of a place are pieces of one recording."""
+    taken: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for source, entry in entries:
+        if isinstance(entry, Entry) and entry.environment and not entry.split:
+            parts = PurePosixPath(entry.path).parts
+            recording = "/".join(parts[:2]) if len(parts) > 2 else entry.path
+            name = source, entry.environment, entry.recording
+            first, path = taken.setdefault(name, (recording, entry.path))
+            if first != recording:
+                reason = f"its place and recording have the same names as {path}: rename one of them"
+                yield source, Refused(entry.path, reason, "ambiguous")
+                continue
+        yield source, entry
 
 
 def _by_speaker(path: str) -> Entry:
@@ -164,6 +183,7 @@ def _read_index(index: Path, columns: tuple[str, ...], found: Plan) -> Iterator[
     if not rows:
         raise UserError(f"{index} has no rows", kind="bad_index")
     seen: set[str] = set()
+    spellings: dict[tuple[str, ...], tuple[tuple[str, ...], int]] = {}
     for line, row in enumerate(rows, 2):
         if row["split"] not in INDEX_SPLITS:
             raise UserError(f"{index} line {line}: split '{row['split']}' is none of train, valid, test", "bad_index")
@@ -174,6 +194,14 @@ def _read_index(index: Path, columns: tuple[str, ...], found: Plan) -> Iterator[
         seen.add(row["path"])
         meta = {name: row[name] for name in more}
         names = {c: identifier(row[c]) for c in columns}
+        spelt = tuple(unicodedata.normalize("NFC", row[c]) for c in columns)
+        first, at = spellings.setdefault(tuple(names.values()), (spelt, line))
+        if spelt != first and "recording" in names:
+            raise UserError(
+                f"{index} line {line}: {' / '.join(spelt)} and line {at}: {' / '.join(first)} become one recording: "
+                "spell them alike, or rename one",
+                kind="bad_index",
+            )
         yield Entry(row["path"], **names, split=row["split"], license=row.get("license") or "unknown", meta=meta)
 
 
@@ -196,8 +224,7 @@ def _measured(side: Side, measure: Callable[[str, Path, Entry, Options], F], opt
                 continue
             found.notes += [str(w.message).replace(f"{root}/", "") for w in caught]
     if not good:
-        reason = found.refused[-1].reason
-        raise UserError(f"none of the {len(entries)} files of {side.name} can be used: {reason}", "no_source")
+        raise UserError(f"none of the {len(entries)} files of {side.name} can be used{why(found.refused)}", "no_source")
     return good
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nrdata import audio
 from nrdata.builders import splits
-from nrdata.builders.entries import LOCAL, check_columns, identifier, read_csv
+from nrdata.builders.entries import LOCAL, check_columns, identifier, read_csv, same_name
 from nrdata.builders.plan import SPLITS, Options, Plan, Refused, number
 from nrdata.builders.render import Sources
 from nrdata.builders.rows import PlanRow, Stretch
@@ -93,7 +93,7 @@ def _from_folders(options: Options) -> Plan:
         if at is None or place.suffix not in audio.EXTENSIONS:
             continue
         split = next((part.lower() for part in parts[:at] if part.lower() in SPLITS), "")
-        key = "/".join(parts[at + 1 :]).rpartition(".")[0].casefold()
+        key = same_name("/".join(parts[at + 1 :]).rpartition(".")[0])
         sides[parts[at].lower()][split, key].append(name)
     if not any(sides.values()):
         where = options.root or options.clean
@@ -127,11 +127,11 @@ def _from_csv(index: Path, options: Options) -> Plan:
         split = line.get("split") or ""
         if split and split not in SPLITS:
             raise UserError(f"{index} line {n}: split '{split}' is none of {', '.join(SPLITS)}", kind="bad_index")
-        if not line["clean"] or not line["noisy"] or line["noisy"] in seen:
-            what = "appears twice" if line["noisy"] in seen else "lacks its clean or its noisy file"
+        if not line["clean"] or not line["noisy"] or same_name(line["noisy"]) in seen:
+            what = "appears twice" if same_name(line["noisy"]) in seen else "lacks its clean or its noisy file"
             result.refused.append(Refused(line["noisy"] or f"line {n}", what, "bad_row"))
             continue
-        seen.add(line["noisy"])
+        seen.add(same_name(line["noisy"]))
         env, speaker = line.get("env_id") or UNKNOWN, line.get("speaker") or UNKNOWN
         row = _row(split, line["clean"], line["noisy"], env, speaker, options)
         more = {name: line[name] for name in more_columns}

@@ -6,6 +6,7 @@ A source is anything with `extent(name)` and `read(name, start, stop)`; `stretch
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import tempfile
@@ -70,6 +71,14 @@ def blocks(path: Path, name: str, sample_rate: int) -> Iterator[np.ndarray]:
     rate = audio.probe(path).sample_rate
     for x in audio.blocks(path, BLOCK_SECONDS * rate):
         yield audio.resample(mono(x, name), rate, sample_rate)[: len(x) * sample_rate // rate]
+
+
+def sound_digest(path: Path) -> str:
+    """SHA-256 of a file's decoded samples at 16 bits, whatever container they lie in; block by block."""
+    digest = hashlib.sha256()
+    for x in audio.blocks(path, audio.BLOCK):
+        digest.update(np.rint(x.mean(axis=1) * 32768).astype("<i4").tobytes())
+    return digest.hexdigest()
 
 
 def mono(x: np.ndarray, name: str) -> np.ndarray:
