@@ -83,6 +83,6 @@ def test_mostly_silent_noise_is_refused_with_its_share_and_crops_have_sound():
 
 def test_the_same_speech_under_two_speakers_is_one(tmp_path):
     bare_folders(tmp_path)
-    write(tmp_path / "speech/zz/other.flac", speech(2.0, seed=0))
+    write(tmp_path / "speech/zz/other.wav", speech(2.0, seed=0))
     assert folders(tmp_path, tmp_path / "out", "--hours", 0.01, "--per-cell", 1) == 0
-    assert refused(tmp_path / "out")["zz/other.flac"] == "duplicate"
+    assert refused(tmp_path / "out")["zz/other.wav"] == "duplicate"
