@@ -44,6 +44,11 @@ def command(folder, picture, logged, as_json):
     head = f"{found.folder}: {found.name}, {found.sample_rate} Hz, {clips}, fingerprint {found.fingerprint[:8]}"
     click.echo(printable(head))
     _tables(found)
+    heard, doubts = inspect.doubtful(folder)
+    if doubts:
+        click.echo(f"{len(doubts)} of {heard} samples heard have speech in their noise; nr verify-shards hears all:")
+        for line in doubts[:10]:
+            click.echo(f"  {printable(line)}")
     if logged:
         click.echo(f"logged SNR: {count} samples have one, {len(deviations)} are over 3 dB from the measured")
         for line in deviations:

@@ -6,11 +6,12 @@ import click
 
 
 @click.command()
-@click.argument("folder", required=False)
+@click.argument("folders", nargs=-1)
 @click.option("--leaks", is_flag=True, help="Also look for sound, speakers and recordings that splits share.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(folder, leaks, as_json):
-    """Check every byte of a data set: a line a fault, exit code 1 where there are any.
+def command(folders, leaks, as_json):
+    """Check every byte of a data set: a line a fault, exit code 1 where there are any. Of several FOLDERS, --leaks
+    finds what one has in training and another in test.
 
     Example: nr verify-shards shards/real --leaks
     """
@@ -22,9 +23,15 @@ def command(folder, leaks, as_json):
     from nrdata.labels import printable
     from nrdata.store.dataset import default_folder
 
-    folder = folder or str(default_folder())
-    report = verify(folder)
-    found, notes = find_leaks(folder) if leaks and not report.faults else ([], [])
+    folders = folders or (str(default_folder()),)
+    folder = " and ".join(folders)
+    report = verify(folders[0])
+    for other in map(verify, folders[1:]):
+        report.shards, report.samples = report.shards + other.shards, report.samples + other.samples
+        report.seconds += other.seconds
+        report.faults += other.faults
+        report.notes += other.notes
+    found, notes = find_leaks(*folders) if leaks and not report.faults else ([], [])
     report.notes.extend(notes)
     if as_json:
         click.echo(json.dumps({**asdict(report), "leaks": [asdict(leak) for leak in found]}, indent=1))

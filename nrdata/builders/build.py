@@ -23,7 +23,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from nrdata import files, locks
-from nrdata.builders import cluster, processes
+from nrdata.builders import cluster, origins, processes
+from nrdata.builders.draws import why
 from nrdata.builders.plan import Options, Plan, Refused, ShardPlan, read_plan, shards
 from nrdata.builders.render import Sources, render
 from nrdata.builders.rows import PlanRow
@@ -36,6 +37,7 @@ from nrdata.store.shard import ShardFault, ShardWriter, build_index, index_path,
 
 SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")
 LOCK = ".lock"
+MADE = (NAME, "refused.jsonl", origins.NAME)  # beside plan and shards
 SMALL_BUILD = 512  # samples
 BYTES_PER_FRAME = 4.0  # three sounds of 16 bits and a clip, as FLAC
 SNR_SLACK_DB = 3.0  # the logged SNR counts active speech only
@@ -118,17 +120,20 @@ def build(
     with _alone(out, shared=part is not None):
         _claim(out, plan, force)
         files.remove_leftovers(out, alone=part is None)
-        todo, refused, notes = _find_whole(out, mine, options)
-        with _disk_full(out, todo):
-            results = _make(todo, options, out, plan.has_ref, workers, engine)
+        with builder(options.source).sources(options) as sources:
+            stamps, untold = _origins(out, plan, mine, sources, whole=part is None)
+            todo, refused, notes = _find_whole(out, mine, options)
+            notes += untold
+            with _disk_full(out, todo):
+                results = _make(todo, options, out, plan.has_ref, workers, engine)
+            _untouched(out, todo, stamps, sources)
         refused |= {name: result.refused for name, result in results.items()}
         notes += [note for result in results.values() for note in result.notes]
         complete = part is None
         summary = _summarise(out, mine, plan, refused, notes, len(todo), complete)
         if not any(summary.samples.values()) and complete:
             raise UserError(
-                f"nothing is left to store, all {len(summary.refused)} items were refused: "
-                f"{summary.refused[0].item}: {summary.refused[0].reason}",
+                f"nothing is left to store, all {len(summary.refused)} items were refused{why(summary.refused)}",
                 kind="all_refused",
             )
         if complete and (todo or not (out / NAME).exists() or not (out / "refused.jsonl").exists()):
@@ -182,7 +187,7 @@ def _claim(out: Path, plan: Plan, force: bool) -> None:
             kind="other_plan",
         )
     for old in there:
-        if old.suffix == ".tar" or old.name.endswith(".index.jsonl") or old.name in (NAME, "refused.jsonl"):
+        if old.suffix == ".tar" or old.name.endswith(".index.jsonl") or old.name in MADE:
             old.unlink()
     files.write_text(path, text)
 
@@ -229,6 +234,56 @@ def make_shard(shard: ShardPlan, options: Options, out: Path, has_ref: bool) -> 
     np.empty(1 << 24, np.uint8)
     with ShardWriter(out / f"{shard.name}.tar", rate, has_ref) as writer:
         return _render_rows(shard, options, writer.write)
+
+
+def _origins(
+    out: Path, plan: Plan, mine: list[ShardPlan], sources: Sources, whole: bool
+) -> tuple[dict[origins.Origin, origins.Stamp], list[str]]:
+    """Hash what the rows name and keep it in `sources.jsonl`: the stamps of the files, and a note where an earlier
+    build did not. Raises `UserError` where shards hold other contents of them."""
+    before = origins.read(out)
+    rows = plan.rows if whole or before is None else [row for shard in mine for row in shard.rows]
+    now, stamps = origins.contents(origins.of_rows(rows), sources)
+    stale = origins.changed(before or {}, now)
+    there = {shard.name: _stored(out, shard) for shard in mine}
+    if used := {o for s in mine for row in s.rows if row.key in there[s.name] for o in origins.of_row(row)} & stale:
+        raise UserError(
+            f"{out} was made from other contents of {origins.named(used)}: choose another --out, or build it anew with "
+            "--force",
+            kind="changed",
+        )
+    if now and before != {**(before or {}), **now}:
+        origins.write(out, {**(before or {}), **now})
+    lost = bool(now) and before is None and any(there.values())
+    notes = [f"{out} does not say what its shards were made from: the files of now are taken for those of then"]
+    return stamps, notes if lost else []
+
+
+def _stored(out: Path, shard: ShardPlan) -> set[str]:
+    """The keys that a shard holds by its index; all of its plan where it has none."""
+    tar = out / f"{shard.name}.tar"
+    if not tar.exists():
+        return set()
+    try:
+        return {row.key for row in read_index(index_path(tar))}
+    except (OSError, ShardFault):
+        return {row.key for row in shard.rows}
+
+
+def _untouched(out: Path, made: list[ShardPlan], stamps: dict[origins.Origin, origins.Stamp], sources: Sources) -> None:
+    """Whether the files are what they were before the shards were made of them; if not, the shards are not kept."""
+    touched = {o for o, stamp in stamps.items() if origins.stamp(o, sources) != stamp}
+    known = origins.read(out) or {}
+    now, _ = origins.contents(sorted(touched), sources)
+    if other := {o for o in touched if now.get(o) != known.get(o)}:
+        for shard in made:
+            if any(o in other for row in shard.rows for o in origins.of_row(row)):
+                (out / f"{shard.name}.tar").unlink(missing_ok=True)
+                index_path(out / f"{shard.name}.tar").unlink(missing_ok=True)
+        raise UserError(
+            f"{origins.named(other)} changed while {out} was built: run the same command again when they are whole",
+            kind="changed",
+        )
 
 
 def _find_whole(

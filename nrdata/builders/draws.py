@@ -37,6 +37,7 @@ class SpeechFile:
     levels: Levels
     license: str = "unknown"
     meta: dict[str, Any] = field(default_factory=dict)
+    content: str = ""  # digest of the decoded samples, "" where the name is the content
 
     @property
     def frames(self) -> int:
@@ -73,10 +74,13 @@ class NoiseUnit:
         return f"{self.file.path}#{self.unit.number}"
 
 
-def mixtures(speech: Sequence[SpeechFile], noise: Sequence[NoiseFile], options: Options) -> Plan:
-    """The plan of all splits, with every file and unit that no row uses in its list of refused items."""
+def mixtures(
+    speech: Sequence[SpeechFile], noise: Sequence[NoiseFile], options: Options, before: Sequence[Refused] = ()
+) -> Plan:
+    """The plan of all splits, with every file and unit that no row uses in its list of refused items. `before`: what
+    was refused already, for the sentence that nothing is left."""
     plan = Plan([])
-    speech = [f for f in speech if _long_enough(f, options, plan)]
+    speech = _once([f for f in speech if _long_enough(f, options, plan)], plan)
     units = _units(noise, options, plan)
     rows: list[PlanRow] = []
     used: dict[tuple[str, str, int], str] = {}  # (source, path, unit) -> licence
@@ -87,7 +91,10 @@ def mixtures(speech: Sequence[SpeechFile], noise: Sequence[NoiseFile], options: 
             places[u.file.env_id].append(u)
         if split == "train" and not (files and places):
             missing = "speech" if not files else "noise"
-            raise UserError(f"there is no {missing} for training: nothing to mix", kind="no_training_data")
+            raise UserError(
+                f"there is no {missing} for training: nothing to mix{why([*before, *plan.refused])}",
+                kind="no_training_data",
+            )
         if not files or not places:
             continue
         pairing = _training(files, places, options) if split == "train" else _cells(split, files, places, options)
@@ -104,6 +111,27 @@ def mixtures(speech: Sequence[SpeechFile], noise: Sequence[NoiseFile], options: 
     return plan
 
 
+HELP = {
+    "loop": "--reserve-ref 0 builds without reserved clips",
+    "too_short": "--reserve-ref 0 needs no room for a reserved clip",
+    "quiet": "--reserve-ref 0 needs no sound at the ends",
+    "mostly_silent": "give recordings without digital silence",
+    "not_drawn": "",
+    "unseen": "--unseen '' keeps none for test",
+}
+
+
+def why(refused: Sequence[Refused]) -> str:
+    """The rest of a sentence on something that is empty: what was refused, why, and which option helps; kind by kind,
+    the most frequent first."""
+    parts = []
+    for kind, n in Counter(r.kind for r in refused).most_common(3):
+        first = next(r for r in refused if r.kind == kind)
+        help = f"; {HELP[kind]}" if HELP.get(kind) else ""
+        parts.append(f"{n} refused as {kind} ({first.item}: {first.reason}{help})")
+    return f": {', '.join(parts)}" if parts else ""
+
+
 def _id(item: SpeechFile | NoiseUnit) -> tuple[str, str, int]:
     if isinstance(item, SpeechFile):
         return "speech " + item.source, item.path, 0
@@ -114,6 +142,20 @@ def _unused(split: str, options: Options) -> str:
     if split == "train":
         return "in no training mixture: more --hours would use it"
     return f"in no mixture of {split}: a greater --per-cell would use it, if {split} has both speech and noise"
+
+
+def _once(speech: Sequence[SpeechFile], plan: Plan) -> list[SpeechFile]:
+    """Without the files whose very samples are in an earlier file of another split or speaker."""
+    first: dict[str, SpeechFile] = {}
+    kept = []
+    for file in speech:
+        other = first.setdefault(file.content, file) if file.content else file
+        if (other.split, other.source, other.speaker) != (file.split, file.source, file.speaker):
+            reason = f"the same sound as {other.path} ({other.speaker}, {other.split})"
+            plan.refused.append(Refused(file.path, reason, "duplicate"))
+        else:
+            kept.append(file)
+    return kept
 
 
 def _long_enough(file: SpeechFile, options: Options, plan: Plan) -> bool:

@@ -9,6 +9,7 @@ everything; further columns are kept in each sample's `meta`. A folder with the 
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,11 +20,11 @@ from typing import TypeVar
 from nrdata import audio
 from nrdata.builders import splits
 from nrdata.builders.corpora import layouts
-from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures
-from nrdata.builders.entries import LOCAL, Entry, identifier, read_csv
+from nrdata.builders.draws import NoiseFile, SpeechFile, mixtures, why
+from nrdata.builders.entries import LOCAL, Entry, check_columns, identifier, read_csv
 from nrdata.builders.plan import Options, Plan, Refused
 from nrdata.builders.render import Sources
-from nrdata.builders.sources import Folder, blocks, stretch
+from nrdata.builders.sources import Folder, blocks, sound_digest, stretch
 from nrdata.builders.units import Levels, usable
 from nrdata.errors import UserError
 from nrdata.progress import Progress
@@ -70,7 +71,7 @@ def plan(options: Options) -> Plan:
     if not all(f.split for f in noise):
         noise, unseen = _with_splits(noise, options)
         found.notes.append(f"environments unseen in training: {', '.join(unseen) or 'none'}")
-    result = mixtures(speech, noise, options)
+    result = mixtures(speech, noise, options, found.refused)
     result.refused = found.refused + result.refused
     result.notes = found.notes + result.notes
     return result
@@ -84,7 +85,8 @@ def sources(options: Options) -> Iterator[Sources]:
 
 def _speech_file(source: str, root: Path, entry: Entry, options: Options) -> SpeechFile:
     levels = _levels("speech", root, entry, options)
-    return SpeechFile(source, entry.path, entry.speaker, entry.split, levels, entry.license, entry.meta)
+    file = SpeechFile(source, entry.path, entry.speaker, entry.split, levels, entry.license, entry.meta)
+    return replace(file, content=sound_digest(root / entry.path))
 
 
 def _noise_file(source: str, root: Path, entry: Entry, options: Options) -> NoiseFile:
@@ -104,7 +106,7 @@ def _levels(side: str, root: Path, entry: Entry, options: Options) -> Levels:
     return levels
 
 
-def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
+def _entries(side: Side, found: Plan) -> list[tuple[str, Entry | Refused]]:
     """(source, what the index, the corpus's layout or the folders say) of every file of one side."""
     if side.index is not None:
         if len(side.given) > 1:
@@ -112,7 +114,7 @@ def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
                 f"--{side.name}-index names all files: give at most one --{side.name}, for its name", "bad_option"
             )
         (source,) = side.roots
-        return [(source, entry) for entry in _read_index(side.index, side.columns)]
+        return [(source, entry) for entry in _read_index(side.index, side.columns, found)]
     if not side.given:
         raise UserError(
             f"there is no {side.name}: give --{side.name} [NAME:]DIR or --{side.name}-index CSV", kind="no_source"
@@ -124,17 +126,34 @@ def _entries(side: Side) -> list[tuple[str, Entry | Refused]]:
         )
     entries: list[tuple[str, Entry | Refused]] = []
     for name, root in side.given:
-        found = layouts.items(name, side.name, root)
-        if found is None:
-            found = [side.describe(path.relative_to(root).as_posix()) for path in audio.list_audio(root)]
+        items = layouts.items(name, side.name, root)
+        if items is None:
+            items = [side.describe(path.relative_to(root).as_posix()) for path in audio.list_audio(root)]
         foreign = [path.relative_to(root).as_posix() for path in audio.list_foreign(root)]
-        found += [Refused(path, audio.why_foreign(path), "needs_decoder") for path in foreign]
-        if not found:
+        items += [Refused(path, audio.why_foreign(path), "needs_decoder") for path in foreign]
+        if not items:
             raise UserError(
                 f"{root} holds no sound files: --{side.name} needs a folder of recordings", kind="empty_folder"
             )
-        entries += [(name, entry) for entry in found]
-    return entries
+        entries += [(name, entry) for entry in items]
+    return list(_told_apart(entries))
+
+
+def _told_apart(entries: list[tuple[str, Entry | Refused]]) -> Iterator[tuple[str, Entry | Refused]]:
+    """Files of two recordings whose names become one (`Cafe 1/a.wav` and `cafe-1/a.wav`): the later is refused. Files
+    of one sub-folder of a place are pieces of one recording."""
+    taken: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for source, entry in entries:
+        if isinstance(entry, Entry) and entry.environment and not entry.split:
+            parts = PurePosixPath(entry.path).parts
+            recording = "/".join(parts[:2]) if len(parts) > 2 else entry.path
+            name = source, entry.environment, entry.recording
+            first, path = taken.setdefault(name, (recording, entry.path))
+            if first != recording:
+                reason = f"its place and recording have the same names as {path}: rename one of them"
+                yield source, Refused(entry.path, reason, "ambiguous")
+                continue
+        yield source, entry
 
 
 def _by_speaker(path: str) -> Entry:
@@ -153,15 +172,20 @@ def _by_environment(path: str) -> Entry | Refused:
     return Entry(path, environment=identifier(parts[0]), recording=identifier(recording))
 
 
-def _read_index(index: Path, columns: tuple[str, ...]) -> Iterator[Entry]:
+def _read_index(index: Path, columns: tuple[str, ...], found: Plan) -> Iterator[Entry]:
     """Rows of an index file. Raises `UserError` naming the line."""
     rows, header = read_csv(index)
+    known = ("path", "split", "license", *columns)
+    more = check_columns(index, header, known)
+    if more:
+        found.notes.append(f"columns of {index.name} kept in meta, not used otherwise: {', '.join(more)}")
     lacking = [c for c in ("path", "split", *columns) if c not in header]
     if lacking:
         raise UserError(f"{index} has no column {', '.join(lacking)}", kind="bad_index")
     if not rows:
         raise UserError(f"{index} has no rows", kind="bad_index")
-    known, seen = {"path", "split", "license", *columns}, set()
+    seen: set[str] = set()
+    spellings: dict[tuple[str, ...], tuple[tuple[str, ...], int]] = {}
     for line, row in enumerate(rows, 2):
         if row["split"] not in INDEX_SPLITS:
             raise UserError(f"{index} line {line}: split '{row['split']}' is none of train, valid, test", "bad_index")
@@ -170,14 +194,22 @@ def _read_index(index: Path, columns: tuple[str, ...]) -> Iterator[Entry]:
         if row["path"] in seen:
             raise UserError(f"{index} line {line}: {row['path']} appears twice", kind="bad_index")
         seen.add(row["path"])
-        meta = {k: v or "" for k, v in row.items() if k and k not in known}
+        meta = {name: row[name] for name in more}
         names = {c: identifier(row[c]) for c in columns}
+        spelt = tuple(unicodedata.normalize("NFC", row[c]) for c in columns)
+        first, at = spellings.setdefault(tuple(names.values()), (spelt, line))
+        if spelt != first and "recording" in names:
+            raise UserError(
+                f"{index} line {line}: {' / '.join(spelt)} and line {at}: {' / '.join(first)} become one recording: "
+                "spell them alike, or rename one",
+                kind="bad_index",
+            )
         yield Entry(row["path"], **names, split=row["split"], license=row.get("license") or "unknown", meta=meta)
 
 
 def _measured(side: Side, measure: Callable[[str, Path, Entry, Options], F], options: Options, found: Plan) -> list[F]:
     """The files that can be used, with what their sound says; the others go to the refused."""
-    entries, good = _entries(side), []
+    entries, good = _entries(side, found), []
     with Progress(len(entries), f"reading {side.name}") as progress:
         for source, entry in entries:
             progress.advance()
@@ -194,8 +226,7 @@ def _measured(side: Side, measure: Callable[[str, Path, Entry, Options], F], opt
                 continue
             found.notes += [str(w.message).replace(f"{root}/", "") for w in caught]
     if not good:
-        reason = found.refused[-1].reason
-        raise UserError(f"none of the {len(entries)} files of {side.name} can be used: {reason}", "no_source")
+        raise UserError(f"none of the {len(entries)} files of {side.name} can be used{why(found.refused)}", "no_source")
     return good
 
 

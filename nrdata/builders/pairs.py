@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nrdata import audio
 from nrdata.builders import splits
-from nrdata.builders.entries import LOCAL, identifier, read_csv
+from nrdata.builders.entries import LOCAL, check_columns, identifier, read_csv, same_name
 from nrdata.builders.plan import SPLITS, Options, Plan, Refused, number
 from nrdata.builders.render import Sources
 from nrdata.builders.rows import PlanRow, Stretch
@@ -25,6 +25,7 @@ from nrdata.errors import UserError
 from nrdata.labels import UNKNOWN
 
 SIDES = ("clean", "noisy")
+COLUMNS = ("clean", "noisy", "split", "env_id", "speaker", "ref")
 
 
 def plan(options: Options) -> Plan:
@@ -63,6 +64,7 @@ def _row(split: str, clean: str, noisy: str, env: str, speaker: str, options: Op
         speech=Stretch(clean),
         noisy=Stretch(noisy),
         sample_rate=options.sample_rate,
+        align=options.align,
         env_id=env_id,
         recording=f"{env_id}/{stem}",
         speaker=f"{LOCAL}/{identifier(speaker)}",
@@ -96,7 +98,7 @@ def _from_folders(options: Options) -> Plan:
         if place.suffix not in audio.EXTENSIONS:
             continue
         split = next((part.lower() for part in parts[:at] if part.lower() in SPLITS), "")
-        key = "/".join(parts[at + 1 :]).rpartition(".")[0].casefold()
+        key = same_name("/".join(parts[at + 1 :]).rpartition(".")[0])
         sides[parts[at].lower()][split, key].append(name)
     if not any(sides.values()):
         where = options.root or options.clean
@@ -119,23 +121,25 @@ def _from_folders(options: Options) -> Plan:
 
 def _from_csv(index: Path, options: Options) -> Plan:
     lines, header = read_csv(index)
+    more_columns = check_columns(index, header, COLUMNS)
     if not {"clean", "noisy"} <= set(header):
         raise UserError(f"{index} needs the columns clean and noisy", kind="bad_index")
     result = Plan([])
+    if more_columns:
+        result.notes.append(f"columns of {index.name} kept in meta, not used otherwise: {', '.join(more_columns)}")
     seen: set[str] = set()
     for n, line in enumerate(lines, 2):
         split = line.get("split") or ""
         if split and split not in SPLITS:
             raise UserError(f"{index} line {n}: split '{split}' is none of {', '.join(SPLITS)}", kind="bad_index")
-        if not line["clean"] or not line["noisy"] or line["noisy"] in seen:
-            what = "appears twice" if line["noisy"] in seen else "lacks its clean or its noisy file"
+        if not line["clean"] or not line["noisy"] or same_name(line["noisy"]) in seen:
+            what = "appears twice" if same_name(line["noisy"]) in seen else "lacks its clean or its noisy file"
             result.refused.append(Refused(line["noisy"] or f"line {n}", what, "bad_row"))
             continue
-        seen.add(line["noisy"])
+        seen.add(same_name(line["noisy"]))
         env, speaker = line.get("env_id") or UNKNOWN, line.get("speaker") or UNKNOWN
         row = _row(split, line["clean"], line["noisy"], env, speaker, options)
-        known = {"clean", "noisy", "split", "env_id", "speaker", "ref"}
-        more = {k: v or "" for k, v in line.items() if k and k not in known}
+        more = {name: line[name] for name in more_columns}
         ref = Stretch(line["ref"]) if line.get("ref") else None
         result.rows.append(replace(row, ref=ref, meta=row.meta | more))
     return result

@@ -38,6 +38,7 @@ class Options:
     clean: Path | None = option(None, "pairs: the clean files.")
     noisy: Path | None = option(None, "pairs: the noisy files of the same names.")
     pairs: Path | None = option(None, "pairs: CSV with clean, noisy and perhaps split, env_id, speaker, ref.")
+    align: bool = option(False, "Of ready pairs: undo one constant scale and delay between the sides.")
     reserve_seconds: float | None = option(
         None, "Seconds kept of each noise unit for the reference; 0: none.",
         at_least=0, at_most=60, unset="1, 2 in units of 6 s and more", flag="reserve_ref",

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nrdata import audio
+from nrdata.audio.pairing import mended, pairing
 from nrdata.builders.rows import PlanRow, Stretch
 from nrdata.builders.sources import Source, mono, stretch
 from nrdata.builders.synthesis import augment, rooms
@@ -48,8 +49,9 @@ class Sources:
 
 def render(row: PlanRow, sources: Sources) -> tuple[Mixture, dict[str, Any]]:
     """The mixture of one row, and the fields of its JSON that the sound does not give."""
-    mixture = pair(row, sources) if row.noisy else mixed(row, sources)
-    fields = {name: getattr(row, name) for name in ("env_id", "split", "speaker", "recording", "meta")}
+    mixture, undone = pair(row, sources) if row.noisy else (mixed(row, sources), {})
+    fields = {name: getattr(row, name) for name in ("env_id", "split", "speaker", "recording")}
+    fields["meta"] = row.meta | undone
     fields["stretch"] = [row.noise.start, row.noise.stop] if row.noise else UNKNOWN_STRETCH
     return mixture, fields
 
@@ -78,8 +80,9 @@ def sound(source: Source, part: Stretch, rate: int) -> np.ndarray:
     return stretch(source, part.path, part.start, part.stop, rate)
 
 
-def pair(row: PlanRow, sources: Sources) -> Mixture:
-    """A ready pair: noise = noisy - clean at the rate of the files, then all resampled to the stored rate."""
+def pair(row: PlanRow, sources: Sources) -> tuple[Mixture, dict[str, Any]]:
+    """A ready pair: noise = noisy - clean at the rate of the files, then all resampled to the stored rate; and for its
+    `meta` what was undone. Raises `UserError` where the difference holds speech."""
     source = sources.of_speech(row)
     assert row.noisy is not None
     (clean, rate), (noisy, noisy_rate) = source.read(row.speech.path), source.read(row.noisy.path)
@@ -95,8 +98,23 @@ def pair(row: PlanRow, sources: Sources) -> Mixture:
     # The channel or mean that serves for the clean sound is taken of both: subtracting one from the other is no noise.
     clean, noisy = _same_mono(clean, noisy, row.noisy.path)
     parts = [audio.resample(x, rate, row.sample_rate) for x in (clean, noisy - clean)]
+    undone = {"undone_scale": 1.0, "undone_delay": 0} if row.align else {}
+    found = pairing(parts[0], parts[0] + parts[1], row.sample_rate)
+    if found.fault:
+        if rate != row.sample_rate:
+            exact = pairing(clean, noisy, rate)
+            found = exact if exact.fault else replace(found, mendable=False)
+        if not (row.align and found.mendable):
+            raise UserError(f"{found}{'; --align undoes it' * found.mendable}", kind=found.fault)
+        clean, noisy = mended(clean, noisy, found)
+        parts = [audio.resample(x, rate, row.sample_rate) for x in (clean, noisy - clean)]
+        again = pairing(parts[0], parts[0] + parts[1], row.sample_rate)
+        if again.fault:
+            raise UserError(f"{again}, after a scale of {found.scale:.4g} and {found.delay} samples", again.fault)
+        undone = {"undone_scale": round(found.scale, 6), "undone_delay": found.delay}
+        warnings.warn(f"{row.noisy.path}: undone: {found.detail}", stacklevel=2)
     ref = None if row.ref is None else sound(source, row.ref, row.sample_rate)
-    return mix(parts[0], parts[1], None, ref)
+    return mix(parts[0], parts[1], None, ref), undone
 
 
 def _same_mono(clean: np.ndarray, noisy: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -45,6 +45,7 @@ class PlanRow:
     room: Room | None = None
     augment: Augment | None = None
     source_rate: int = 0  # Hz, of a ready pair's files; 0: any, as long as both agree
+    align: bool = False  # of a ready pair: one scale and one delay between its sides are undone
     key: str = ""  # of a row that is not numbered yet
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class PlanRow:
             "augment": self.augment and self.augment.to_json(),
             "sample_rate": self.sample_rate,
             **({"source_rate": self.source_rate} if self.noisy else {}),
+            **({"align": True} if self.align else {}),
             "env_id": self.env_id,
             "recording": self.recording,
             "speaker": self.speaker,

@@ -6,6 +6,7 @@ A source is anything with `extent(name)` and `read(name, start, stop)`; `stretch
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import tempfile
@@ -20,7 +21,7 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from nrdata import audio
+from nrdata import audio, files
 from nrdata.errors import UserError
 
 MEMBER_BYTES = 1 << 30  # of one sound file in an archive
@@ -72,6 +73,14 @@ def blocks(path: Path, name: str, sample_rate: int) -> Iterator[np.ndarray]:
         yield audio.resample(mono(x, name), rate, sample_rate)[: len(x) * sample_rate // rate]
 
 
+def sound_digest(path: Path) -> str:
+    """SHA-256 of a file's decoded samples at 16 bits, whatever container they lie in; block by block."""
+    digest = hashlib.sha256()
+    for x in audio.blocks(path, audio.BLOCK):
+        digest.update(np.rint(x.mean(axis=1) * 32768).astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
 def mono(x: np.ndarray, name: str) -> np.ndarray:
     """`audio.to_mono`, whose warning names the file."""
     with warnings.catch_warnings(record=True) as caught:
@@ -98,6 +107,18 @@ class Folder:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
         return audio.read(self.root / name, start, stop)
 
+    def place(self, name: str) -> Path:
+        """The file itself."""
+        return self.root / name
+
+    def digest(self, name: str) -> tuple[int, str]:
+        """Bytes and SHA-256 of a file as it lies there."""
+        return _digest(self.root / name)
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, files.sha256(path)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -119,11 +140,11 @@ def find(root: Path) -> Iterator[tuple[str, Place]]:
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: name the place of the corpus with --root", kind="missing")
-    files: list[Path] = []
+    found: list[Path] = []
     for folder, below, names in os.walk(root, followlinks=True):
         below[:] = [] if len(Path(folder).relative_to(root).parts) > DEEPEST else sorted(below)
-        files += (Path(folder) / name for name in names)
-    for path in sorted(p for p in files if not _system_file(p.relative_to(root).as_posix())):
+        found += (Path(folder) / name for name in names)
+    for path in sorted(p for p in found if not _system_file(p.relative_to(root).as_posix())):
         if path.suffix.lower() == ".zip":
             at = path.parent.relative_to(root)
             yield from (((at / m).as_posix(), Place(path, m)) for m in _members(path))
@@ -184,6 +205,15 @@ class Places:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, int]:
         with self._file(name) as path:
             return audio.read(path, start, stop)
+
+    def place(self, name: str) -> Path:
+        """The file, or the archive that it is a member of."""
+        return self.places[name].path if name in self.places else Path(name)
+
+    def digest(self, name: str) -> tuple[int, str]:
+        """Bytes and SHA-256 of a file, or of a member once it is unpacked."""
+        with self._file(name) as path:
+            return _digest(path)
 
     def text(self, name: str) -> str:
         with self._file(name) as path:

@@ -23,6 +23,8 @@ LONG_UNIT_SECONDS = 6.0
 SHORTEST_SECONDS = 1.0  # of what is left for the mixture
 QUIET_DB = 10.0  # a reserve or a stretch this far under the recording's level counts as without sound
 STEP_SECONDS = 0.05  # resolution at which levels are known
+DIGITAL_SILENCE = 1e-9  # mean square: no step of 16 bits in 50 ms
+SOUNDING = 0.5  # of a unit's mixture part, of its reserve and of a drawn stretch that must not be digital silence
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,13 @@ class Levels:
         power = (self.energy[b] - self.energy[a]) / ((b - a) * self.step)
         return 10 * float(np.log10(power)) if power > 0 else float("-inf")
 
+    def sounding(self, start: int = 0, stop: int | None = None) -> float:
+        """Share of [start, stop), to the nearest 50 ms, that is no digital silence."""
+        stop = self.frames if stop is None else stop
+        a = min(round(start / self.step), len(self.energy) - 2)
+        b = max(min(round(stop / self.step), len(self.energy) - 1), a + 1)
+        return float(np.mean(np.diff(self.energy[a : b + 1]) > DIGITAL_SILENCE * self.step))
+
 
 def pieces(frames: int, sample_rate: int) -> list[tuple[int, int]]:
     """Whole under 10 s, else the fewest equal pieces of at most 10 s (so of more than 5): [start, stop) each."""
@@ -109,12 +118,20 @@ def cut(levels: Levels, sample_rate: int, reserve_seconds: float | None = None) 
             reason = f"{seconds:.2f} s long, {need:g} s needed for mixture, gap and reserve"
             refused.append(RefusedUnit(number, reason, "too_short"))
             continue
+        if (share := levels.sounding(start, stop)) < SOUNDING:
+            reason = f"{100 * share:.0f} % of it is sound, the rest digital silence; {100 * SOUNDING:.0f} % needed"
+            refused.append(RefusedUnit(number, reason, "mostly_silent"))
+            continue
         if not reserve:
             units.append(Unit(number, (start, stop), None))
             continue
         at_end = levels.level_db(stop - reserve, stop) >= levels.level_db(start, start + reserve)
         clip = (stop - reserve, stop) if at_end else (start, start + reserve)
         under = whole_db - levels.level_db(*clip)
+        if (share := levels.sounding(*clip)) < SOUNDING:
+            reason = f"{100 * share:.0f} % of its reserve is sound, the rest digital silence"
+            refused.append(RefusedUnit(number, reason, "mostly_silent"))
+            continue
         if under > QUIET_DB:
             reason = f"no sound at either end ({under:.0f} dB under the recording)"
             refused.append(RefusedUnit(number, reason, "quiet"))
@@ -147,11 +164,13 @@ def audible_start(levels: Levels, span: tuple[int, int], frames: int, rng: np.ra
     if last <= first:
         return first
     floor = levels.level_db() - QUIET_DB
+    need = min(SOUNDING, levels.sounding(*span))
     best, best_db = first, float("-inf")
     for start in rng.integers(first, last + 1, size=tries):
         level = levels.level_db(int(start), int(start) + frames)
-        if level >= floor:
+        enough = levels.sounding(int(start), int(start) + frames) >= need
+        if level >= floor and enough:
             return int(start)
-        if level > best_db:
+        if enough and level > best_db:
             best, best_db = int(start), level
     return best

@@ -136,6 +136,7 @@ def _row(
         noisy=Stretch(sides["noisy"]),
         sample_rate=options.sample_rate,
         source_rate=options.source_rate,
+        align=options.align,
         env_id=env_id,
         recording=f"{env_id}/{facts['environments'].get(environment.lower(), environment).lower()}",
         speaker=f"{SPEECH}/{speaker}",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nrdata import drawing, files
+from nrdata.audio.pairing import pairing
 from nrdata.errors import UserError
 from nrdata.fetch.remote import is_address
 from nrdata.progress import Progress
@@ -20,6 +21,7 @@ from nrdata.store.index import SplitIndex
 from nrdata.store.manifest import NAME, read_manifest, tars
 from nrdata.store.tar import members
 
+HEARD = 32  # samples of a split whose noise is looked at for speech
 BIN_DB = 2.5  # of the SNR histogram
 DEVIATION_DB = 3.0  # between the SNR that a log claims and the measured one: listed
 FRAME = 512  # samples of a spectrum
@@ -142,6 +144,24 @@ def logged_deviations(folder: Path | str) -> tuple[int, list[str]]:
                 if abs(claim - float(index.snr_db[row])) > DEVIATION_DB:
                     lines.append(f"{index.key[row].decode()}: logged {claim:g} dB, measured {index.snr_db[row]:.1f} dB")
     return logged, lines
+
+
+def doubtful(folder: Path | str) -> tuple[int, list[str]]:
+    """(samples heard, evenly spread over each split; lines on those whose noise holds their speech). Nothing is heard
+    of a data set that lies elsewhere."""
+    if is_address(folder):
+        return 0, []
+    dataset = open_dataset(folder)
+    heard, lines = 0, []
+    for split in dataset.splits:
+        index = dataset.index(split)
+        for row in range(0, len(index), max(1, -(-len(index) // HEARD))):
+            clean, noisy = (dataset.read(split, row, side) for side in ("clean", "noisy"))
+            found = pairing(clean, noisy, dataset.sample_rate)
+            heard += 1
+            if found.fault:
+                lines.append(f"{index.key[row].decode()}: {found}")
+    return heard, lines
 
 
 def mean_spectra(dataset: DataSet) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -40,12 +40,12 @@ class Leak:
         return f"{self.splits}: {self.kind}: {self.count} ({'; '.join(self.examples)}{more})"
 
 
-def find_leaks(folder: Path | str) -> tuple[list[Leak], list[str]]:
-    """All leaks of a data set, and notes on what was not compared.
+def find_leaks(*folders: Path | str) -> tuple[list[Leak], list[str]]:
+    """All leaks of a data set, or of several that are opened together, and notes on what was not compared.
 
     A split `seen` may share recordings with training and speakers with test (that is its purpose), but no stretch.
     """
-    dataset = open_dataset(folder)
+    dataset = open_dataset(*folders)
     found: list[Leak | None] = []
     notes: list[str] = []
     digests = {split: _digests(dataset, split) for split in dataset.splits}

@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from nrdata import audio, files
+from nrdata.audio.pairing import pairing
 from nrdata.errors import UserError
 from nrdata.fetch.remote import is_address, open_remote
 from nrdata.progress import Progress
@@ -290,6 +291,8 @@ def _check_sample(file: IO[bytes], row: IndexRow, types: dict[str, str]) -> Iter
     if broken:
         yield "identity" if "noisy is not" in broken else "sound", broken
         return
+    if (found := pairing(clean, noisy, row.sample_rate)).fault:
+        yield "pairing", str(found)
     ref_frames = 0 if ref is None else len(ref)
     if len(clean) != row.frames or ref_frames != row.ref_frames:
         told = f"{row.frames} and {row.ref_frames}"
