@@ -44,6 +44,8 @@ def _number(ctx: click.Context, option: click.Parameter, value: float | None) ->
               help="Share of what the model removes that is removed.")
 @click.option("--max-reduction-db", type=click.FloatRange(0), callback=_number,
               help="What is removed goes down by at most so much, at all frequencies alike. Default: no limit.")
+@click.option("--band", type=click.Choice(["full", "16k"]), default="full", show_default=True,
+              help="16k: nothing above 8 kHz, as the model hears it.")
 @click.option("--residual", is_flag=True, help="Also write what was removed, <stem>.residual.wav.")
 @click.option("--nfe", type=click.IntRange(1, 1000), help="Calls of the network. Default: the model's own.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the sampler's noise.")
@@ -105,7 +107,8 @@ def _enhance(
         left = share_left(options["strength"], math.inf if reduction is None else reduction)
         with Progress(round(seconds), "seconds of sound") as progress:
             rest = enhance_files(model, ready, options["nfe"], options["seed"], options["force"],
-                                 lambda part: progress.advance(round(part)), left, options["keep_rest"])  # fmt: skip
+                                 lambda part: progress.advance(round(part)), left, options["keep_rest"],
+                                 options["band"])  # fmt: skip
             for outcome in rest:
                 tell(outcome)
     if as_json:

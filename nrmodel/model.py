@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from nrmodel.enhancement import rumble
 from nrmodel.enhancement.enhance import enhance_array
 from nrmodel.enhancement.interface import Embedding
 from nrmodel.enhancement.layout import Wave, sound_of
+from nrmodel.enhancement.streaming import Stream
 from nrmodel.network.conditioning import conditioning
 from nrmodel.network.reference import Reference
 
@@ -169,12 +170,23 @@ class Model(nn.Module):
         sampler: str = "budget",
         ref_as_given: bool = False,
         keep_rest: bool = False,
+        full_band: bool = True,
     ) -> Wave:
         """Enhanced sound of the type, shape and rate of `noisy`: an array or tensor `(samples,)`, `(samples, channels)`
         or `(channels, samples)`; all of it in `nrmodel.enhancement.enhance.enhance_array`."""
         return enhance_array(
-            self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler, ref_as_given, keep_rest
+            self, noisy, sample_rate, ref, ref_sample_rate, nfe, seed, sampler, ref_as_given, keep_rest, full_band
         )
+
+    def stream(
+        self,
+        sample_rate: int,
+        ref: np.ndarray | Embedding | Literal["pause"] | None = None,
+        ref_sample_rate: int | None = None,
+        chunk_seconds: float = 0.5,
+    ) -> Stream:
+        """A recording enhanced as it comes: `feed(sound) -> sound`, `flush() -> sound`, `latency_seconds`."""
+        return Stream(self, sample_rate, ref, ref_sample_rate, chunk_seconds)
 
 
 def loudness(wave: Tensor, samples: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 from nrdata import audio
 from nrmodel.enhancement import fullband
-from nrmodel.enhancement.fullband import UpperBand, full_band
+from nrmodel.enhancement.fullband import UpperBand, join_bands
 
 MODEL = 16000
 
@@ -143,7 +143,7 @@ def test_a_long_file_goes_through_in_blocks_without_being_held():
             yield 0.5 * np.concatenate(held)
 
     out = 0
-    for y in full_band(blocks(), lower, rate, MODEL, UpperBand(rate, 1, MODEL)):
+    for y in join_bands(blocks(), lower, rate, MODEL, UpperBand(rate, 1, MODEL)):
         out += len(y)
     assert out == seconds * rate
     assert most < 8 * rate
@@ -153,7 +153,7 @@ def test_blocks_give_what_the_whole_gives_and_a_model_that_changes_nothing_the_r
     rate = 44100
     x = white(2.0, rate, 2)
     cuts = itertools.pairwise([0, 1, 5000, 5001, 60000, len(x)])
-    parts = full_band((x[a:b] for a, b in cuts), lambda inside: inside, rate, MODEL, UpperBand(rate, 2, MODEL))
+    parts = join_bands((x[a:b] for a, b in cuts), lambda inside: inside, rate, MODEL, UpperBand(rate, 2, MODEL))
     y = np.concatenate(list(parts))
     assert y.shape == x.shape
     assert np.abs(y - x).max() < 1e-6

@@ -233,7 +233,8 @@ def _mean_around(x: np.ndarray) -> np.ndarray:
     for axis, (frames, bins) in enumerate(((AROUND, 0), (0, AROUND))):
         y = np.pad(x, ((frames, frames), (bins, bins)), mode="edge")
         count = x.shape[axis]
-        x = sum(y[i : i + count] if axis == 0 else y[:, i : i + count] for i in range(width)) / width
+        near = [y[i : i + count] if axis == 0 else y[:, i : i + count] for i in range(width)]
+        x = np.sum(near, axis=0) / width
     return x
 
 

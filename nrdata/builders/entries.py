@@ -68,7 +68,8 @@ def read_csv(path: Path) -> tuple[list[dict[str, str]], list[str]]:
 # What people call a column that has another name here.
 ALSO = {
     "reference": "ref", "ref_path": "ref", "noise_ref": "ref", "noise_reference": "ref", "room_tone": "ref",
-    "environment": "env_id", "env": "env_id", "env_id": "environment", "speaker_id": "speaker", "spk": "speaker", "subset": "split",
+    "environment": "env_id", "env": "env_id", "env_id": "environment", "speaker_id": "speaker", "spk": "speaker",
+    "subset": "split",
     "licence": "license", "file": "path", "filename": "path", "place": "environment", "scene": "environment",
     "clean_path": "clean", "noisy_path": "noisy",
 }  # fmt: skip

@@ -86,11 +86,11 @@ def pair(row: PlanRow, sources: Sources) -> tuple[Mixture, dict[str, Any]]:
     source = sources.of_speech(row)
     assert row.noisy is not None
     (clean, rate), (noisy, noisy_rate) = source.read(row.speech.path), source.read(row.noisy.path)
-    for path, found in ((row.speech.path, rate), (row.noisy.path, noisy_rate)):
+    for path, its_rate in ((row.speech.path, rate), (row.noisy.path, noisy_rate)):
         expected = row.source_rate or rate
-        if found != expected:
-            copies = "; --source-rate 16000 takes copies at that rate" if row.source_rate and found == 16000 else ""
-            raise UserError(f"{expected} Hz expected, {found} found in {path}{copies}", kind="wrong_rate")
+        if its_rate != expected:
+            copies = "; --source-rate 16000 takes copies at that rate" if row.source_rate and its_rate == 16000 else ""
+            raise UserError(f"{expected} Hz expected, {its_rate} found in {path}{copies}", kind="wrong_rate")
     if len(clean) != len(noisy):
         raise UserError(f"clean has {len(clean)} samples, noisy {len(noisy)}", kind="length_mismatch")
     if clean.shape[1] != noisy.shape[1]:

@@ -32,13 +32,16 @@ WITHOUT = ": works without reference"
 class ReferenceClip:
     """What became of a clip. `z_r (1, D)`: that of the null reference where there is none or it cannot serve. `used`:
     what it is, for people; "none" for the null reference. `judged`: a sentence with what was measured of it; `notes`:
-    sentences on what is doubtful; both name the clip. `mono`: the clip at `speech_activity.RATE`."""
+    sentences on what is doubtful; both name the clip. `mono`: the clip at `speech_activity.RATE`. `wave`, `rate`: the
+    clip as it came, `(frames, channels)`, where it serves: what is above the model's band learns from it."""
 
     z_r: Tensor
     used: str = "none"
     judged: str = ""
     notes: tuple[str, ...] = ()
     mono: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    wave: np.ndarray | None = None
+    rate: int = 0
 
     def must_serve(self) -> None:
         """Raises `UserError` (no_clip) for the null reference: without a clip nobody knows what is to stay."""
@@ -130,7 +133,8 @@ def from_wave(
             told.append("is clipped: its spectrum is not that of the noise")
     z_r = model.embed(wave, model.sample_rate, keep_rest) if serves else model.null(1)
     sentences = tuple(f"{name} {note}" for note in told)
-    return ReferenceClip(z_r, used if serves else "none", f"{name}: {judged}", sentences, mono)
+    heard = (clip, sample_rate) if serves else (None, 0)
+    return ReferenceClip(z_r, used if serves else "none", f"{name}: {judged}", sentences, mono, *heard)
 
 
 def from_file(model: Model, path: Path, as_given: bool = False, keep_rest: bool = False) -> ReferenceClip:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import soxr
 import torch
 
 from nrdata import audio
@@ -23,6 +22,7 @@ from nrdata.errors import UserError
 from nrdata.keyed import noise_rng
 from nrmodel.diffusion.sampler import Noise
 from nrmodel.enhancement import clip, rumble
+from nrmodel.enhancement.fullband import UpperBand, join_bands, resampled
 from nrmodel.enhancement.interface import Embedding, Model
 from nrmodel.enhancement.layout import Wave, like, sound_of
 
@@ -64,6 +64,7 @@ def enhance_array(
     sampler: str = "budget",
     ref_as_given: bool = False,
     keep_rest: bool = False,
+    full_band: bool = True,
 ) -> Wave:
     """Enhanced float32 sound of the type, shape, rate and level of `noisy`, a float array or tensor `(samples,)`,
     `(samples, channels)` or `(channels, samples)`; without what is under 20 Hz where that is loud.
@@ -72,11 +73,13 @@ def enhance_array(
     `noisy`) and channel count; where it is doubtful, or too short, silent or speech and so not used (`ref_as_given`
     uses it all the same), a `ReferenceWarning` says so. Or the `Embedding` that `model.embed` made of a clip, which is
     used as it is. `nfe`: calls of the network a window (the model's default if None), spent by `sampler`. `keep_rest`:
-    only what the clip holds goes, everything else stays. Raises `UserError` for integer, empty or non-finite sound, for
+    only what the clip holds goes, everything else stays. `full_band`: what lies above the model's band is kept,
+    enhanced (`nrmodel.enhancement.fullband`). Raises `UserError` for integer, empty or non-finite sound, for
     more channels than samples, and for `keep_rest` without a clip that can serve.
     """
     given = sound_of(noisy, sample_rate, "the noisy sound")
     x = given.samples
+    wave, wave_rate = None, 0
     if ref is None:
         z_r = model.null(1)
         if keep_rest:
@@ -94,7 +97,7 @@ def enhance_array(
         if keep_rest:
             reference.must_serve()
         log.info("%s", reference.judged)
-        z_r = reference.z_r
+        z_r, wave, wave_rate = reference.z_r, reference.wave, reference.rate
         for note in reference.notes:
             warnings.warn(note, ReferenceWarning, stacklevel=3)
     block = int(BLOCK_SECONDS * sample_rate)
@@ -103,7 +106,8 @@ def enhance_array(
         return (x[i : i + block] for i in range(0, len(x), block))
 
     measured = measure(model, blocks(), sample_rate)
-    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler)))
+    upper = upper_band(model, sample_rate, x.shape[1], wave, wave_rate) if full_band else None
+    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler, upper)))
     return like(y, given, noisy)
 
 
@@ -160,13 +164,20 @@ def enhance_blocks(
     nfe: int | None,
     seed: int,
     sampler: str = "budget",
+    upper: UpperBand | None = None,
 ) -> Iterator[np.ndarray]:
-    """The second pass: blocks `(n, channels)` at `sample_rate` -> enhanced blocks, `measured.frames` in all."""
+    """The second pass: blocks `(n, channels)` at `sample_rate` -> enhanced blocks, `measured.frames` in all; with what
+    `upper` makes of the sound above the model's band, or without any."""
     channels = len(measured.levels)
-    inside = _resampled(blocks, sample_rate, model.sample_rate, channels)
-    inside = rumble.removed(inside, model.sample_rate, measured.rumbling)
-    enhanced = _windowed(model, inside, measured.levels, z_r, nfe, seed, sampler)
-    outside = _resampled(enhanced, model.sample_rate, sample_rate, channels)
+
+    def lower(inside: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        inside = rumble.removed(inside, model.sample_rate, measured.rumbling)
+        return _windowed(model, inside, measured.levels, z_r, nfe, seed, sampler)
+
+    if upper is None:
+        outside = resampled(lower(resampled(blocks, sample_rate, model.sample_rate)), model.sample_rate, sample_rate)
+    else:
+        outside = join_bands(blocks, lower, sample_rate, model.sample_rate, upper)
     done = 0
     for block in outside:
         block = block[: measured.frames - done]
@@ -177,6 +188,15 @@ def enhance_blocks(
         done += len(block)
     if done < measured.frames:  # fewer samples than the model's rate resolves
         yield np.zeros((measured.frames - done, channels), np.float32)
+
+
+def upper_band(
+    model: Model, sample_rate: int, channels: int, clip: np.ndarray | None = None, clip_rate: int = 0
+) -> UpperBand | None:
+    """What enhances the sound above the model's band; None where a rate of `sample_rate` holds none."""
+    if sample_rate <= model.sample_rate:
+        return None
+    return UpperBand(sample_rate, channels, model.sample_rate, clip, clip_rate)
 
 
 def frame_noise(seed: int, first_frame: int, device: torch.device | str = "cpu") -> Noise:
@@ -196,17 +216,6 @@ def frame_noise(seed: int, first_frame: int, device: torch.device | str = "cpu")
         return torch.view_as_complex(z).T.to(device).expand(batch, 1, bins, frames)
 
     return noise
-
-
-def _resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int, channels: int) -> Iterator[np.ndarray]:
-    """`audio.resample` of a stream; the concatenated result is that of the concatenated blocks."""
-    if rate_in == rate_out:
-        yield from blocks
-        return
-    stream = soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32", quality="VHQ")
-    for block in blocks:
-        yield stream.resample_chunk(np.ascontiguousarray(block))
-    yield stream.resample_chunk(np.zeros((0, channels), np.float32), last=True)
 
 
 def _windowed(

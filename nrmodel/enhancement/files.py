@@ -51,14 +51,16 @@ def enhance_files(
     progress: Progress = lambda seconds: None,
     left: float = 0.0,
     keep_rest: bool = False,
+    band: str = "full",
 ) -> Iterator[Outcome]:
     """Do the jobs one by one; a file that fails becomes an `Outcome` with its reason, and the next one follows.
 
-    `left`: share of what is removed that stays in; `keep_rest`: only what the clip holds goes. Raises `UserError`
-    before any work where an output exists that the same command did not make (unless `force`), and (lost) where a
-    folder of outputs has gone; `OSError` where the disk is full.
+    `left`: share of what is removed that stays in; `keep_rest`: only what the clip holds goes; `band`: "16k" leaves
+    out what lies above the model's band. Raises `UserError` before any work where an output exists that the same
+    command did not make (unless `force`), and (lost) where a folder of outputs has gone; `OSError` where the disk
+    is full.
     """
-    recipes = log.recipes(model, jobs, nfe, seed, left, keep_rest)
+    recipes = log.recipes(model, jobs, nfe, seed, left, keep_rest, band)
     before = [log.stamps(job) for job in jobs]
     made = [None if force else log.finished(job, recipe) for job, recipe in zip(jobs, recipes, strict=True)]
     references = References(model, keep_rest)
@@ -162,8 +164,11 @@ class _Work:
         if film and head.tracks > 1:
             outcome.notes.append(f"has {head.tracks} sound tracks: the first one is enhanced, the others are left out")
         recipe = self.recipe
+        upper = None
+        if recipe.band == "full":
+            upper = enhance.upper_band(self.model, rate, channels, reference.wave, reference.rate)
         enhanced = enhance.enhance_blocks(
-            self.model, source.blocks(), measured, rate, reference.z_r, recipe.nfe, recipe.seed
+            self.model, source.blocks(), measured, rate, reference.z_r, recipe.nfe, recipe.seed, upper=upper
         )
         with tempfile.TemporaryFile(dir=folder) as spool:
             for y in enhanced:

@@ -136,10 +136,10 @@ class UpperBand:
         out = np.zeros(((count + 1) * self.hop, self.held.shape[2]), np.float32)
         out[: self.hop] = self.tail
         for i in range(count):
-            frame = [power[i] for power in powers]
+            of_low, of_kept, of_removed = (power[i] for power in powers)
             if self.state is None:
-                self.state = self._guess(upper[i], frame[2])
-            gain = gains(upper[i], *frame, self.tilt, self.state)
+                self.state = self._guess(upper[i], of_removed)
+            gain = gains(upper[i], of_low, of_kept, of_removed, self.tilt, self.state)
             gain = np.pad(gain, ((0, 0), (self.first, 0)), mode="edge")  # under the edge there is nothing but dust
             wave = np.fft.irfft(gain * spectra[i, 0], 2 * self.hop) * self.window
             out[i * self.hop : (i + 2) * self.hop] += wave.T.astype(np.float32)
@@ -170,7 +170,7 @@ class UpperBand:
         return State(noise, np.zeros_like(noise), power[:, self.below].mean(axis=1), frames)
 
 
-def full_band(
+def join_bands(
     blocks: Blocks, lower: Callable[[Blocks], Blocks], sample_rate: int, model_rate: int, upper: UpperBand
 ) -> Iterator[np.ndarray]:
     """Blocks `(n, channels)` at `sample_rate` -> enhanced blocks, as many samples in all.
@@ -188,12 +188,12 @@ def full_band(
 def aligned(first: Blocks, *others: Blocks) -> Iterator[list[np.ndarray]]:
     """The same samples of all: each block of the first, and of the others as many, zeros where they end early."""
     streams = [iter(other) for other in others]
-    held: list[np.ndarray | None] = [None] * len(streams)
+    held: dict[int, np.ndarray] = {}
     for block in first:
         parts = [block]
         for i, stream in enumerate(streams):
-            have = [np.zeros_like(block[:0])] if held[i] is None else [held[i]]
-            while sum(map(len, have)) < len(block) and (more := next(stream, None)) is not None:
+            have = [held.get(i, block[:0])]
+            while sum(len(x) for x in have) < len(block) and (more := next(stream, None)) is not None:
                 have.append(more)
             joined = np.concatenate(have)
             joined = np.pad(joined, ((0, max(len(block) - len(joined), 0)), (0, 0)))
@@ -204,6 +204,9 @@ def aligned(first: Blocks, *others: Blocks) -> Iterator[list[np.ndarray]]:
 
 def resampled(blocks: Blocks, rate_in: int, rate_out: int) -> Iterator[np.ndarray]:
     """`audio.resample` of a stream; the concatenated result is that of the concatenated blocks."""
+    if rate_in == rate_out:
+        yield from blocks
+        return
     stream: soxr.ResampleStream | None = None
     for block in blocks:
         if stream is None:

@@ -34,13 +34,14 @@ class Recipe:
     left: float  # share of what is removed that stays in
     keep_rest: bool
     ref_as_given: bool
+    band: str  # "full", or "16k": nothing above the model's band
 
 
-OLDER = {"left": 0.0, "keep_rest": False, "ref_as_given": False}  # of rows without
+OLDER = {"left": 0.0, "keep_rest": False, "ref_as_given": False, "band": "16k"}  # of rows without
 
 
 def recipes(
-    model: Model, jobs: Sequence[Job], nfe: int | None, seed: int, left: float, keep_rest: bool
+    model: Model, jobs: Sequence[Job], nfe: int | None, seed: int, left: float, keep_rest: bool, band: str
 ) -> list[Recipe]:
     """One a job; every file is hashed once."""
     sha256 = {path: _sha256(path) for path in {path for job in jobs for path in (job.noisy, job.ref)}}
@@ -56,6 +57,7 @@ def recipes(
             left,
             keep_rest,
             job.ref_as_given,
+            band,
         )
         for job in jobs
     ]

@@ -12,15 +12,17 @@ as a whole, so that no resampler adds its delay. The level is that of the last L
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from nrdata import audio
 from nrdata.errors import UserError
+from nrmodel.enhancement import clip as clips
 from nrmodel.enhancement import enhance, speech_activity
 from nrmodel.enhancement.fullband import HOP_SECONDS, UpperBand
+from nrmodel.enhancement.interface import Embedding, Model
 
 CONTEXT_SECONDS = 0.9  # results/chunks says what less and more of it cost
 LOOK_SECONDS = 0.128
@@ -41,11 +43,22 @@ class Stream:
     that is not finite or float, or whose channels change.
     """
 
+    _held: np.ndarray  # past, next chunk, and what came after
+    _before: int  # samples of it that are past
+    _first: int  # of the recording: the sample that `_held` begins with
+    _fed: int  # how many came
+    _seen: int  # samples of the recording that are in the history
+    _history: np.ndarray  # at the model's rate
+    _levels: np.ndarray
+    _tail: np.ndarray
+    _upper: UpperBand | None
+    _channels: int
+
     def __init__(
         self,
-        model: Any,
+        model: Model,
         sample_rate: int,
-        ref: np.ndarray | torch.Tensor | Literal["pause"] | None = None,
+        ref: np.ndarray | Embedding | Literal["pause"] | None = None,
         ref_sample_rate: int | None = None,
         chunk_seconds: float = 0.5,
         context_seconds: float = CONTEXT_SECONDS,
@@ -64,12 +77,10 @@ class Stream:
         self._listening = isinstance(ref, str)
         self._clip: np.ndarray | None = None
         self._clip_rate = ref_sample_rate or sample_rate
-        self._z_r = ref if isinstance(ref, torch.Tensor) else None
+        self._z_r: torch.Tensor | None = ref if isinstance(ref, Embedding) else None
         if isinstance(ref, np.ndarray):
-            clip = ref.reshape(len(ref), -1).astype(np.float32, copy=False)
-            self._z_r = self._embedded(clip, self._clip_rate)
-            self._clip = None if self._z_r is None and model.null(1) is not None else clip
-        self._channels = 0
+            self._use(ref.reshape(len(ref), -1).astype(np.float32, copy=False), self._clip_rate)
+        self._begin(0)
         self._flat = False
 
     @property
@@ -115,15 +126,13 @@ class Stream:
 
     def _begin(self, channels: int) -> None:
         self._channels = channels
-        self._held = np.zeros((0, channels), np.float32)  # past, next chunk, and what came after
-        self._before = 0  # samples of it that are past
-        self._first = self._fed = 0  # of the recording: the sample that `_held` begins with; how many came
-        self._seen = 0  # samples of the recording that are in the history
-        self._history = np.zeros((0, channels), np.float32)  # at the model's rate
+        self._held = np.zeros((0, channels), np.float32)
+        self._before = self._first = self._fed = self._seen = 0
+        self._history = np.zeros((0, channels), np.float32)
         self._levels = np.zeros(channels)
         self._tail = np.zeros((0, 2, channels), np.float32)
-        self._upper: UpperBand | None = None
-        if self.full_band:
+        self._upper = None
+        if channels and self.full_band:
             rates = (self.sample_rate, channels, self.model.sample_rate)
             self._upper = UpperBand(*rates, self._clip, self._clip_rate)
 
@@ -180,14 +189,16 @@ class Stream:
         start, stop = (i * rate // speech_activity.RATE for i in speech_activity.longest_pause(at_rate))
         clip = mono[start : min(stop, start + int(MAX_PAUSE_SECONDS * rate))]
         if len(clip) >= PAUSE_SECONDS * rate and clip.any():
-            self._z_r = self._embedded(clip[:, None], rate)
-            self._listening = self._z_r is None and self.model.null(1) is not None
+            self._use(clip[:, None], rate)
+            self._listening = self._z_r is None and self.model.takes_reference
 
-    def _embedded(self, clip: np.ndarray, rate: int) -> torch.Tensor | None:
-        z_r, notes = enhance.embed_reference(self.model, clip, rate)
-        for note in notes:
-            warnings.warn(f"the reference {note}", enhance.ReferenceWarning, stacklevel=4)
-        return z_r
+    def _use(self, clip: np.ndarray, rate: int) -> None:
+        """Take a clip, where it serves: for the model, and for an upper band that begins after it."""
+        found = clips.from_wave(self.model, clip, rate, "the reference", "a clip")
+        for note in found.notes:
+            warnings.warn(note, enhance.ReferenceWarning, stacklevel=4)
+        self._z_r = found.z_r if found.used != "none" else None
+        self._clip = found.wave
 
     def _outside(self, inside: np.ndarray, length: int) -> np.ndarray:
         """Back at the stream's rate, `length` samples."""

@@ -244,7 +244,7 @@ def finished_row(described: Row, scores: Scores) -> Row:
     )
 
 
-def made_from(files: ShardFiles | FolderFiles, job: Job, key: str) -> dict[str, str] | None:
+def made_from(files: Files, job: Job, key: str) -> dict[str, str] | None:
     """What the plain files of a row are; None where there is none."""
     used = {role: its for role, its in files.inputs.items() if role != "ref" or job.mode == "given"}
     return {role: its.content(key) for role, its in {**used, **job.system.inputs}.items()} or None
