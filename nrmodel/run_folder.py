@@ -38,8 +38,11 @@ _FREE = (
 class RunFolder:
     """Context manager: holds the lock while a run writes. Of several processes one `writes`, the others only read."""
 
-    def __init__(self, path: Path, config: dict[str, Any], dataset: Any, writes: bool = True):
-        """`config`: the resolved configuration as plain data."""
+    def __init__(
+        self, path: Path, config: dict[str, Any], dataset: Any, writes: bool = True, heard: dict[str, Any] | None = None
+    ):
+        """`config`: the resolved configuration as plain data. `heard`: the training data of weights it starts from."""
+        self.heard = heard
         self.path, self.config, self.fingerprint, self.writes = path, config, dataset.fingerprint, writes
         self.dataset = dataset
         self._told = 0.0
@@ -54,6 +57,9 @@ class RunFolder:
             stale.unlink()
         index = self.dataset.index("train")
         data = {"env_ids": index.env_names, "recordings": index.recording_names, "speakers": index.speaker_names}
+        before = self.path / "training-data.json"  # of a run that goes on: what its first weights heard is in there
+        for known in (self.heard, json.loads(before.read_text()) if before.exists() else None):
+            data = {name: sorted({*values, *known[name]}) for name, values in data.items()} if known else data
         text = json.dumps(data, indent=1, sort_keys=True).encode()
         self._training_data, self.training_data_sha256 = text, hashlib.sha256(text).hexdigest()
         self._failures = 0

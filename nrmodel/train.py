@@ -61,7 +61,7 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     device = _device(config.device)
     with (
         distributed.group(device) as (rank, ranks),
-        RunFolder(out, resolved(config, settings), dataset, writes=rank == 0) as folder,
+        RunFolder(out, resolved(config, settings), dataset, rank == 0, given and given.training_data) as folder,
         _Signals() as signals,
     ):
         for shortfall in stream.shortfalls:
