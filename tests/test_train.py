@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import make_dataset
 
 import nrdata
 import nrmodel
@@ -283,6 +284,17 @@ def test_a_non_finite_batch_leaves_weights_and_ema_alone(tiny_dataset, tmp_path,
     assert all(torch.isfinite(p).all() for p in weights(tmp_path / "run").values() if p.is_floating_point())
     skipped = [line for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if "skipped" in line]
     assert json.loads(skipped[0])["keys"] == calls[1]
+
+
+def test_a_run_from_weights_names_what_they_heard_too_and_still_after_going_on(tiny_dataset, tmp_path):
+    train.train(config(tiny_dataset, tmp_path / "first", max_steps=1))
+    heard = json.loads((tmp_path / "first" / "training-data.json").read_text())
+    other = make_dataset(tmp_path / "other", {"train": 4}, environments=4, recordings=1)
+    start = {"init_from": str(tmp_path / "first" / "model.safetensors"), "ref_mode": "disjoint", "remix": True}
+    for steps in (1, 2):
+        train.train(config(other, tmp_path / "next", max_steps=steps, **start))
+        told = nrmodel.load(tmp_path / "next" / "model.safetensors").training_data
+        assert set(heard["recordings"]) < set(told["recordings"]) and "local/env3" in told["env_ids"]
 
 
 def test_ten_bad_batches_in_a_row_end_the_run(tiny_dataset, tmp_path, monkeypatch, capsys):

@@ -24,8 +24,11 @@ from nrmodel.training.config import FIXED, TrainConfig, entry
 class RunFolder:
     """Context manager: holds the lock while a run writes. Of several processes one `writes`, the others only read."""
 
-    def __init__(self, path: Path, config: dict[str, Any], dataset: Any, writes: bool = True):
-        """`config`: the settled configuration as plain data."""
+    def __init__(
+        self, path: Path, config: dict[str, Any], dataset: Any, writes: bool = True, heard: dict[str, Any] | None = None
+    ):
+        """`config`: the settled configuration as plain data. `heard`: the training data of weights it starts from."""
+        self.heard = heard
         self.path, self.config, self.fingerprint, self.writes = path, config, dataset.fingerprint, writes
         self.dataset = dataset
         self._told = 0.0
@@ -42,6 +45,9 @@ class RunFolder:
         files.remove_leftovers(self.path, alone=True)
         index = self.dataset.index("train")
         data = {"env_ids": index.env_names, "recordings": index.recording_names, "speakers": index.speaker_names}
+        there = self.path / "training-data.json"  # of a run that goes on: what its first weights heard is in there
+        for known in (self.heard, json.loads(there.read_text()) if there.exists() else None):
+            data = {name: sorted({*values, *known[name]}) for name, values in data.items()} if known else data
         text = json.dumps(data, indent=1, sort_keys=True).encode()
         self._training_data, self.training_data_sha256 = text, hashlib.sha256(text).hexdigest()
         self._failures = 0

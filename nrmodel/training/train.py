@@ -67,7 +67,7 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     stream = Stream(dataset, "train", asked)
     with (
         distributed.group(device) as (rank, ranks),
-        RunFolder(out, settled(config, model_config), dataset, writes=rank == 0) as folder,
+        RunFolder(out, settled(config, model_config), dataset, rank == 0, given and given.training_data) as folder,
         _Signals() as signals,
     ):
         for shortfall in stream.shortfalls:
