@@ -46,7 +46,7 @@ def command(noisy, pairs, ref, ref_span, keep_rest, out, residual, nfe, seed, ch
         jobs = jobs_of_files(noisy, out or Path("enhanced"), ref, span, residual)
     if ref is not None:
         audio.probe(ref, tolerant=True)
-    path, taken = default_checkpoint() if checkpoint is None else (checkpoint, str(checkpoint))
+    path, taken = default_checkpoint(keep_rest=keep_rest) if checkpoint is None else (checkpoint, str(checkpoint))
     model = nrmodel.load(path)
     click.echo(f"model: {printable(taken)} ({model.digest[:8]})", err=as_json)
 
