@@ -99,7 +99,7 @@ def _enhance(
         from nrmodel.enhancement.files import enhance_files, share_left  # torch
 
         chosen = options["checkpoint"]
-        path, taken = default_checkpoint() if chosen is None else (chosen, str(chosen))
+        path, taken = (chosen, str(chosen)) if chosen else default_checkpoint(keep_rest=options["keep_rest"])
         model = nrmodel.load(path)
         digest = model.digest
         click.echo(f"model: {printable(taken)} ({digest[:8]})", err=quiet)

@@ -7,14 +7,17 @@ from pathlib import Path
 
 from nrdata.errors import UserError
 
+KEEP = "-keep"  # ends the name of the shipped weights that remove only what the clip holds
 
-def default_checkpoint(runs: Path | str = "runs") -> tuple[Path, str]:
+
+def default_checkpoint(runs: Path | str = "runs", keep_rest: bool = False) -> tuple[Path, str]:
     """The model that ships with the package, else the only run under `runs`: (path, what to say was taken).
 
+    `keep_rest`: the shipped one that was trained to keep what the clip does not hold.
     Raises `UserError` where there is neither, or a choice of runs, naming them.
     """
     folder = Path(str(resources.files("nrmodel.pretrained")))
-    shipped = sorted(folder.glob("*.safetensors"))
+    shipped = sorted(path for path in folder.glob("*.safetensors") if path.stem.endswith(KEEP) == keep_rest)
     if shipped:
         return shipped[0], f"the shipped model {shipped[0].stem}"
     runs = Path(runs)

@@ -37,6 +37,13 @@ def test_the_shipped_model_comes_first(shipped, runs):
     assert "nano" in said
 
 
+def test_what_keeps_the_rest_has_a_file_of_its_own(shipped, runs):
+    for name in ("small", "small-keep"):
+        (shipped / f"{name}.safetensors").touch()
+    assert default_checkpoint(runs)[0].stem == "small"
+    assert default_checkpoint(runs, keep_rest=True)[0].stem == "small-keep"
+
+
 def test_the_only_run_is_taken_and_said(shipped, runs):
     (runs / "unfinished").mkdir()
     make_run(runs, "a")
