@@ -4,7 +4,9 @@ What stands there and is unchanged is not made again, and what somebody else has
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,11 +113,13 @@ def _is_made(path: Path, row: dict[str, Any]) -> bool:
 
 def _last_row(job: Job) -> dict[str, Any] | None:
     log = job.out.parent / LOG
-    rows = []
-    if log.is_file():
-        lines = log.read_text(encoding="ascii", errors="replace").splitlines()
-        rows = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
-    return next((row for row in reversed(rows) if row["out"] == job.out.name), None)
+    lines = log.read_text(encoding="ascii", errors="replace").splitlines() if log.is_file() else []
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):  # the end of a line whose writer was killed
+            row: dict[str, Any] = json.loads(line)
+            if row["out"] == job.out.name:
+                return row
+    return None
 
 
 def append(recipe: Recipe, outcome: Outcome, made: dict[str, Path]) -> None:
@@ -131,5 +135,6 @@ def append(recipe: Recipe, outcome: Outcome, made: dict[str, Path]) -> None:
         "sha256": {name: files.sha256(path) for name, path in made.items()},
         "made_with": environment.provenance(),
     }
-    with (job.out.parent / LOG).open("a", encoding="ascii") as file:
-        file.write(json.dumps(row, allow_nan=False, ensure_ascii=True) + "\n")
+    with (job.out.parent / LOG).open("a+b") as file:
+        torn = file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"  # by a writer that was killed
+        file.write(b"\n" * torn + json.dumps(row, allow_nan=False, ensure_ascii=True).encode() + b"\n")

@@ -151,7 +151,8 @@ def _mux_av(film: Path | None, wave: Path, file: IO[bytes], suffix: str) -> None
     with av.open(file, "w", format=container) as out:
         if film is None:
             sound = _sound_stream(out, codec, info)
-            out.mux(itertools.chain.from_iterable(p for _, p in _encoded(sound, wave, info, 0.0)))
+            for _, encoded in _encoded(sound, wave, info, 0.0):
+                out.mux(encoded)
             return
         with film.open("rb") as source, _open(source, film) as media:
             kept = {s.index: out.add_stream_from_template(s) for s in media.streams

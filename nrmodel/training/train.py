@@ -65,9 +65,10 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     dataset = nrdata.open(*config.shards, keep_decoded=config.in_memory)
     model_config = model_for(config, dataset.sample_rate, started_from)
     stream = Stream(dataset, "train", asked)
+    heard = None if given is None else given.training_data
     with (
         distributed.group(device) as (rank, ranks),
-        RunFolder(out, settled(config, model_config), dataset, rank == 0, given and given.training_data) as folder,
+        RunFolder(out, settled(config, model_config), dataset, rank == 0, heard) as folder,
         _Signals() as signals,
     ):
         for shortfall in stream.shortfalls:

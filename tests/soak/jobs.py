@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.server
 import io
+import json
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ from cli.main import run
 from nrdata.builders import build, plan
 from nrdata.errors import UserError
 from nrdata.fetch.download import Archive, download
+from nrdata.files import sha256
 from nrmodel import checkpoint
 from nrmodel import config as presets
 from nrmodel.network.compact import CompactConfig
@@ -98,6 +100,16 @@ def _state_fault(folder: Path) -> str:
     return ""
 
 
+def _log_fault(folder: Path) -> str:
+    """Every output has a row of its own in the log, the last one whole."""
+    log = folder / "o" / "enhance.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    last = {row["out"]: row for row in map(json.loads, lines)}
+    made = sorted((folder / "o").glob("talk*.wav"))
+    wrong = [path.name for path in made if last.get(path.name, {}).get("sha256", {}).get(path.name) != sha256(path)]
+    return f"not as logged: {', '.join(wrong)}" if wrong else ""
+
+
 GROWING = tuple(
     f"run/{name}"
     for name in ("run.json", "model.safetensors", "best.safetensors", "train-state.pt", "train-state.prev.pt")
@@ -106,7 +118,7 @@ JOBS = (
     Job("build", _build, ("set/manifest.json", "set/train-000000.tar")),
     Job("train", _train, ("run/model.safetensors",), GROWING, _state_fault),
     Job("evaluate", _evaluate, ("scores/rows.jsonl",)),
-    Job("enhance", _enhance, ("o/talk0.wav", "o/talk5.wav")),
+    Job("enhance", _enhance, ("o/talk0.wav", "o/talk5.wav"), ("o/enhance.jsonl",), _log_fault),
     Job("download", _download, ("corpus/first/0/0.wav", "corpus/second/0/0.wav"), ("corpus/downloads.json",)),
 )  # fmt: skip
 

@@ -36,6 +36,7 @@ from nrmodel.checkpoint import read_state
 from tests.soak.jobs import JOBS, PRELOAD, Job, embedded_data
 
 KILLS_A_FOLDER = 8
+LOGS = ("o/enhance.jsonl",)  # a job that was killed between row and name has a row more
 HELPERS_SECONDS = 20.0  # within which helpers of a killed command must have gone
 FINISH_SECONDS = 300.0
 COUNTED = ("kills", "while locked", "unfinished found", "folders finished", "finished before the kill",
@@ -195,7 +196,7 @@ class Soak:
         self.seconds[job.name] = max(0.9 * self.seconds[job.name], time.monotonic() - began)
         self.counts[job.name]["folders finished"] += 1
         found, right = digests(folder), self.right[job.name]
-        if other := sorted(name for name in right if found.get(name) != right[name]):
+        if other := sorted(name for name in right if found.get(name) != right[name] and name not in LOGS):
             self.event(job, "lost: other bytes in the end", ", ".join(other))
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
         for kind, ends in (("unfinished files", (".partial", ".part")), ("locks", ("lock",))):
