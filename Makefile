@@ -28,7 +28,7 @@ demo: setup ## the whole road in minutes: shards, a short training, the table of
 	$(PY) -m cli.demo
 
 test: setup ## the tests (a few minutes)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --dist loadfile
 
 check: setup lint ## everything: linters, types, tests, slow tests
 	$(PY) -m pytest -m "not lowest"
