@@ -6,6 +6,7 @@ known which pair it held, and another takes its place.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -114,14 +115,11 @@ def _work(pipe: Connection, metrics: dict[str, Metric]) -> None:
     METRICS.clear()
     METRICS.update(metrics)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it ends its workers
-    while True:
-        try:
-            pair = pipe.recv()
-        except EOFError:
-            return
-        for scores in score_steps(*pair):
-            pipe.send(scores)
-        pipe.send(None)
+    with contextlib.suppress(EOFError, ConnectionError):  # whoever asked has gone: ended, or killed
+        while True:
+            for scores in score_steps(*pipe.recv()):
+                pipe.send(scores)
+            pipe.send(None)
 
 
 def _crashed(scores: Scores) -> Scores:
