@@ -19,7 +19,7 @@ Example:
     "--source-dir", type=click.Path(path_type=Path), help="Where archives lie already: these are not fetched."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the corpus.  [default: data/SOURCE]")
-def command(source, parts, source_dir, out):
+def command(source: str, parts: tuple[str, ...], source_dir: Path | None, out: Path | None) -> int:
     """Bring the archives of SOURCE (all, or the PARTS named), check them and unpack them.
 
     The same command again goes on where it stopped. `nr sources` lists sources, sizes and licences."""

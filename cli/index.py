@@ -9,7 +9,7 @@ import click
 
 @click.command()
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
-def command(paths):
+def command(paths: tuple[Path, ...]) -> int:
     """Make the index of shards again from the tars alone, and the manifest of a folder that has none.
 
     Example: nr index shards/real

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from nrdata.checks.inspect import Contents
 
 
 @click.command()
@@ -15,7 +19,7 @@ import click
 )  # fmt: skip
 @click.option("--logged", is_flag=True, help="Compare logged with measured SNRs (reads every sample's JSON).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(folder, picture, logged, as_json):
+def command(folder: str | None, picture: str | None, logged: bool, as_json: bool) -> int:
     """Hours, speakers, environments and SNRs of a data set.
 
     Example: nr inspect shards/real --plot real.png
@@ -58,7 +62,7 @@ def command(folder, picture, logged, as_json):
     return 0
 
 
-def _tables(found):
+def _tables(found: Contents) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -97,6 +101,6 @@ def _tables(found):
     }
     most = {name: max(part.snr_counts) for name, part in found.splits.items()}
     for edge in sorted({edge for c in counts.values() for edge in c}):
-        cells = [(c.get(edge, 0), most[name]) for name, c in counts.items()]
-        histogram.add_row(f"{edge:g}", *(f"{'#' * round(20 * n / top)}{' ' if n else ''}{n or ''}" for n, top in cells))
+        bars = [(c.get(edge, 0), most[name]) for name, c in counts.items()]
+        histogram.add_row(f"{edge:g}", *(f"{'#' * round(20 * n / top)}{' ' if n else ''}{n or ''}" for n, top in bars))
     console.print(histogram)

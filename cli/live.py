@@ -23,7 +23,17 @@ from nrdata.labels import printable
 @click.option("--input", "source", type=click.Path(path_type=Path), help="A file in place of the microphone.")
 @click.option("--output", "out", type=click.Path(path_type=Path), help="A file in place of the loudspeaker.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Run folder or .safetensors. Default: the shipped.")
-def command(ref, ref_seconds, chunk_seconds, as_list, microphone, speaker, source, out, checkpoint):
+def command(
+    ref: Path | None,
+    ref_seconds: float | None,
+    chunk_seconds: float,
+    as_list: bool,
+    microphone: str | None,
+    speaker: str | None,
+    source: Path | None,
+    out: Path | None,
+    checkpoint: Path | None,
+) -> int:
     """Remove noise from the microphone while you speak, and play it or write it to a file. Ctrl-C ends it.
 
     Example: nr live --ref-seconds 1 --output clean.wav
@@ -32,7 +42,7 @@ def command(ref, ref_seconds, chunk_seconds, as_list, microphone, speaker, sourc
 
     if as_list:
         click.echo(live.sounddevice().query_devices())
-        return
+        return 0
     if ref is not None and ref_seconds is not None:
         raise click.UsageError("--ref and --ref-seconds exclude one another")
     if (source and microphone) or (out and speaker):
@@ -66,6 +76,7 @@ def command(ref, ref_seconds, chunk_seconds, as_list, microphone, speaker, sourc
     finally:
         signal.signal(signal.SIGINT, before)
     click.echo(f"{seconds:.2f} s enhanced" + (f" -> {printable(str(out))}" if out else ""))
+    return 0
 
 
 def _meter(line: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 EXAMPLE = """\b
@@ -12,7 +14,7 @@ Example:
 
 @click.command(epilog=EXAMPLE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(as_json):
+def command(as_json: bool) -> int:
     """The corpora that are known: size, licence, environments, recordings, how they are split."""
     import json
 
@@ -26,7 +28,7 @@ def command(as_json):
     return 0
 
 
-def _table(found):
+def _table(found: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -9,7 +9,7 @@ import click
 @click.argument("folders", nargs=-1)
 @click.option("--leaks", is_flag=True, help="Also look for sound, speakers and recordings that splits share.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for machines.")
-def command(folders, leaks, as_json):
+def command(folders: tuple[str, ...], leaks: bool, as_json: bool) -> int:
     """Check every byte of a data set: a line a fault, exit code 1 where there are any. Of several FOLDERS, --leaks
     finds what one has in training and another in test.
 

@@ -121,7 +121,7 @@ def _sds(head: bytes, size: int, file: IO[bytes]) -> int:
 
 def _avr(head: bytes, size: int, file: IO[bytes]) -> int:
     stereo, bits = struct.unpack_from(">HH", head, 12)
-    return 128 + int(struct.unpack_from(">I", head, 26)[0]) * (2 if stereo else 1) * (bits // 8)
+    return int(128 + int(struct.unpack_from(">I", head, 26)[0]) * (2 if stereo else 1) * (bits // 8))
 
 
 def _wve(head: bytes, size: int, file: IO[bytes]) -> int:

@@ -20,7 +20,7 @@ def encode_flac(x: np.ndarray, sample_rate: int) -> bytes:
     return memory.getvalue()
 
 
-class _ReadOnce(sf.SoundFile):  # soundfile has no types
+class _ReadOnce(sf.SoundFile):  # type: ignore[misc,unused-ignore]  # soundfile has no types
     """After a read, soundfile seeks to where it already is if it can; in FLAC that costs an eighth of a crop."""
 
     def seekable(self) -> bool:

@@ -33,7 +33,8 @@ from nrdata.errors import UserError
 from nrdata.progress import Progress
 from nrdata.store.gather import write_manifest
 from nrdata.store.manifest import NAME
-from nrdata.store.shard import ShardFault, ShardWriter, build_index, index_path, read_index, write_index
+from nrdata.store.shard import ShardWriter, build_index, index_path, read_index, write_index
+from nrdata.store.tar import ShardFault
 
 SOURCES = ("voicebank-demand", "pairs", "folders", "synthetic")
 LOCK = ".lock"

@@ -158,7 +158,8 @@ def response_db(channel: Channel, frequency: np.ndarray, nyquist: float) -> np.n
             curve = curve - 10 * np.log10(1 + (low / np.maximum(frequency, 1e-3)) ** ORDER)
         if high < np.inf:
             curve = curve - 10 * np.log10(1 + (frequency / high) ** (2 * ORDER))
-    return np.maximum(curve, channel.gain_db - 120.0)
+    found: np.ndarray = np.maximum(curve, channel.gain_db - 120.0)
+    return found
 
 
 @dataclass
@@ -188,7 +189,8 @@ def _levels_db(x: np.ndarray, sample_rate: int) -> np.ndarray:
     """RMS level of blocks of 10 ms."""
     size = round(BLOCK_SECONDS * sample_rate)
     blocks = np.pad(x, (0, -len(x) % size)).reshape(-1, size)
-    return 10 * np.log10(np.mean(np.square(blocks, dtype=np.float64), axis=1) + 1e-10)
+    found: np.ndarray = 10 * np.log10(np.mean(np.square(blocks, dtype=np.float64), axis=1) + 1e-10)
+    return found
 
 
 def _agc_gain(channel: Channel, x: np.ndarray, anchor_db: float, sample_rate: int) -> np.ndarray:
@@ -198,7 +200,8 @@ def _agc_gain(channel: Channel, x: np.ndarray, anchor_db: float, sample_rate: in
     wanted = np.clip(channel.agc * (anchor_db - _levels_db(x, sample_rate)), 0, AGC_LIMIT_DB)
     smooth = gaussian_filter1d(wanted, channel.agc_seconds / BLOCK_SECONDS, mode="nearest")
     at = (np.arange(len(smooth)) + 0.5) * round(BLOCK_SECONDS * sample_rate)
-    return (10 ** (np.interp(np.arange(len(x)), at, smooth) / 20)).astype(np.float32)
+    found: np.ndarray = (10 ** (np.interp(np.arange(len(x)), at, smooth) / 20)).astype(np.float32)
+    return found
 
 
 def through_codec(x: np.ndarray, codec: str, sample_rate: int, scale: float) -> np.ndarray:

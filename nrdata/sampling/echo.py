@@ -44,7 +44,8 @@ def _aligned(response: np.ndarray, distance_m: float, sample_rate: int) -> np.nd
     """The direct path at sample `BEFORE` (its filter rings that long before it), at unit energy."""
     direct = round(distance_m / SPEED_OF_SOUND * sample_rate)
     cut: np.ndarray = np.pad(response, (BEFORE, 0))[direct:]
-    return (cut / np.sqrt(np.sum(np.square(cut)))).astype(np.float32)
+    found: np.ndarray = (cut / np.sqrt(np.sum(np.square(cut)))).astype(np.float32)
+    return found
 
 
 def heard_in(sound: np.ndarray, response: np.ndarray, lead: int = 0) -> np.ndarray:

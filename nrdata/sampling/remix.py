@@ -180,7 +180,7 @@ class Mixer:
         return harder.heard(self.read, row, field, start, stop, response, self.sample_rate)
 
     def _place(self, row: int) -> str:
-        return self.index.env_names[self.index.env[row]]
+        return str(self.index.env_names[self.index.env[row]])
 
     def _name(self, row: int) -> str:
         return bytes(self.index.key[row]).decode()

@@ -149,7 +149,8 @@ class Stream:
         if shortest is None:
             return longest
         u = generator(self.key, SHORT, epoch, index).random()
-        return round(shortest * (longest / shortest) ** u)
+        drawn: int = round(shortest * (longest / shortest) ** u)
+        return drawn
 
     def _window_pool(self, epoch: int, number: int, rows: np.ndarray) -> Pool:
         if self.order.single:

@@ -165,7 +165,8 @@ class DataSet:
 
     def stream(self, split: str, **config: Any) -> Stream:
         """Batches for training: see `nrdata.sampling.stream.StreamConfig` for the keywords."""
-        from nrdata.sampling.stream import Stream, StreamConfig
+        from nrdata.sampling.config import StreamConfig
+        from nrdata.sampling.stream import Stream
 
         return Stream(self, split, StreamConfig(**config))
 

@@ -78,7 +78,7 @@ def gains(
     share = FORETOLD / (1 + directed / SURE)
     before = np.maximum(directed, 1e-6) ** (1 - share) * np.maximum(foretold, 1e-6) ** share
     wiener = before / (1 + before)
-    gain = wiener * np.exp(0.5 * exp1(np.maximum(wiener * np.clip(upper / noise, 1e-2, 1e3), 1e-4)))
+    gain: np.ndarray = wiener * np.exp(0.5 * exp1(np.maximum(wiener * np.clip(upper / noise, 1e-2, 1e3), 1e-4)))
     of_model = np.sqrt(np.minimum((kept + TINY) / (low + TINY), 1))[:, None]
     gain = np.maximum(np.minimum(gain, 1), BREATH * of_model)
 
@@ -220,4 +220,5 @@ def resampled(blocks: Blocks, rate_in: int, rate_out: int) -> Iterator[np.ndarra
 def _smooth(power: np.ndarray, width: int) -> np.ndarray:
     """A Hann window over bins."""
     weights = np.hanning(width + 2)[1:-1]
-    return convolve1d(power, weights / weights.sum(), axis=-1, mode="nearest")
+    found: np.ndarray = convolve1d(power, weights / weights.sum(), axis=-1, mode="nearest")
+    return found

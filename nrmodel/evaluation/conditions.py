@@ -51,7 +51,8 @@ class Changed:
 
     def facts(self, row: int, sounds: Sounds) -> dict[str, Any]:
         asked = self.conditions.snr_db
-        return self.files.facts(row, sounds) | ({} if asked is None else {"snr_db": asked})
+        facts: dict[str, Any] = self.files.facts(row, sounds)
+        return facts | ({} if asked is None else {"snr_db": asked})
 
     def sounds(self, row: int) -> Sounds:
         raw = self._before_channel(row)
@@ -61,7 +62,7 @@ class Changed:
         return Sounds(clean, noisy, noisy - clean, raw.sample_rate)
 
     def reference(self, row: int, sounds: Sounds, mode: str, ref_seconds: float, seed: int) -> ShownClip | None:
-        found = self.files.reference(row, sounds, mode, ref_seconds, seed)
+        found: ShownClip | None = self.files.reference(row, sounds, mode, ref_seconds, seed)
         if found is None or found.sound is None or self.channel is None:
             return found
         raw = self._before_channel(row)

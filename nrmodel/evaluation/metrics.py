@@ -199,7 +199,8 @@ def score_steps(clean: np.ndarray, estimate: np.ndarray, sample_rate: int, align
 
 def without_means(x: np.ndarray) -> np.ndarray:
     """A signal without its constant offset, of the same type."""
-    return (x - x.mean(dtype=np.float64)).astype(x.dtype)
+    found: np.ndarray = (x - x.mean(dtype=np.float64)).astype(x.dtype)
+    return found
 
 
 def offset_matters(clean: np.ndarray, estimate: np.ndarray) -> bool:

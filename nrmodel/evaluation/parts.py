@@ -36,11 +36,13 @@ class Mixture:
 
     @property
     def noisy(self) -> np.ndarray:
-        return self.speech + self.clip_sound + self.rest
+        found: np.ndarray = self.speech + self.clip_sound + self.rest
+        return found
 
     @property
     def kept(self) -> np.ndarray:
-        return self.speech + self.rest
+        found: np.ndarray = self.speech + self.rest
+        return found
 
 
 def figures(made: np.ndarray, parts: Mixture) -> dict[str, float | None]:

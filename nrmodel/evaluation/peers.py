@@ -241,7 +241,8 @@ def _missing(what: str) -> UserError:
 def _frames(x: np.ndarray, window: np.ndarray) -> np.ndarray:
     """Windowed frames, half overlapping, half a frame of zeros before the signal and enough behind: (n, FRAME)."""
     padded = np.pad(x.astype(np.float64), (FRAME // 2, FRAME))
-    return np.lib.stride_tricks.sliding_window_view(padded, FRAME)[:: FRAME // 2] * window
+    found: np.ndarray = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[:: FRAME // 2] * window
+    return found
 
 
 def _power(frames: np.ndarray) -> np.ndarray:

@@ -212,7 +212,8 @@ def spectral_distance_db(clip: np.ndarray, noise: np.ndarray, sample_rate: int) 
 def long_term_log_mel(x: np.ndarray, sample_rate: int, size: int = 1024) -> np.ndarray:
     """Mean power in `MEL_BANDS` Mel bands, in dB (floor 80 dB under the greatest band)."""
     power = mel_filters(sample_rate, size) @ power_spectrum(x, size)
-    return 10 * np.log10(np.maximum(power, 1e-8 * power.max()))
+    found: np.ndarray = 10 * np.log10(np.maximum(power, 1e-8 * power.max()))
+    return found
 
 
 def power_spectrum(x: np.ndarray, size: int) -> np.ndarray:

@@ -15,7 +15,8 @@ import numpy as np
 
 from nrdata.audio.levels import rms
 from nrdata.labels import place_of
-from nrdata.sampling.stream import Stream, StreamConfig
+from nrdata.sampling.config import StreamConfig
+from nrdata.sampling.stream import Stream
 from nrmodel.evaluation.rungs import long_term_log_mel
 from nrmodel.evaluation.summary import finite
 

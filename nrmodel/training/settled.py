@@ -9,8 +9,8 @@ from typing import Any
 
 from nrdata.errors import UserError
 from nrdata.options import plain
+from nrdata.sampling.config import StreamConfig
 from nrdata.sampling.laws import parse_law
-from nrdata.sampling.stream import StreamConfig
 from nrmodel.config import ModelConfig, preset
 from nrmodel.diffusion.objective import Preconditioning
 from nrmodel.diffusion.process import OUVE

@@ -11,8 +11,9 @@ import torch
 
 from nrdata.keyed import validation_rng
 from nrdata.sampling.clips import evaluation_reference
+from nrdata.sampling.config import StreamConfig
 from nrdata.sampling.laws import parse_law
-from nrdata.sampling.stream import Stream, StreamConfig
+from nrdata.sampling.stream import Stream
 from nrmodel.config import ModelConfig
 from nrmodel.training.step import batch_loss, draw
 
