@@ -94,8 +94,8 @@ def mixture(dataset: Any, split: str, row: int, kind: str, pool: Pool, seed: int
     gain = np.float32(noise_gain(clean, noise + rest, 0.0))
     if rng.integers(SPEECHLESS) == 0:
         clean = np.zeros_like(clean)
-    names = (index.env_names[index.env[r]] for r in (row, partner))
-    return Mixture(key, *names, voice, clean, gain * noise, gain * rest, found[0], rate)
+    name, other_name = (index.env_names[index.env[r]] for r in (row, partner))
+    return Mixture(key, name, other_name, voice, clean, gain * noise, gain * rest, found[0], rate)
 
 
 def figures(made: np.ndarray, parts: Mixture) -> dict[str, float | None]:
@@ -158,8 +158,12 @@ def systems(model: Any, peers: Sequence[str]) -> dict[str, System]:
         if model.config.keep:
             made[f"{name} keep-rest"] = lambda parts: enhanced(parts, True)
     for peer in peer_functions.chosen(peers):
-        made[f"peer:{peer}"] = lambda parts, p=peer_functions.load(peer): p(parts.noisy, parts.sample_rate, parts.clip)
+        made[f"peer:{peer}"] = _peer(peer_functions.load(peer))
     return made
+
+
+def _peer(peer: peer_functions.Peer) -> System:
+    return lambda parts: peer(parts.noisy, parts.sample_rate, parts.clip)
 
 
 def evaluate(
@@ -202,8 +206,10 @@ def write_summary(rows: list[dict[str, Any]], out: Path) -> dict[str, Any]:
         for figure in FIGURES:
             found = [row for row in own if row[figure] is not None]
             if found:
-                columns = (np.array([row[name] for row in found]) for name in (figure, "env_id", "speaker"))
-                told[figure] = asdict(interval(*columns))
+                values, places, voices = (
+                    np.array([row[label] for row in found]) for label in (figure, "env_id", "speaker")
+                )
+                told[figure] = asdict(interval(values, places, voices))
         summary["systems"][name] = told
     write_text(out / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     write_text(out / "table.md", table(summary))
