@@ -7,7 +7,6 @@ from pathlib import Path
 
 from nrdata.errors import UserError
 
-
 KEEP = "-keep"  # ends the name of the shipped weights that remove only what the clip holds
 
 

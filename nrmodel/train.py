@@ -59,9 +59,10 @@ def train(config: TrainConfig, report: Any = None) -> Path:
     settings = model_config(config, dataset.sample_rate, given.config if given else known)
     stream = Stream(dataset, "train", stream_config(config, settings))
     device = _device(config.device)
+    heard = None if given is None else given.training_data
     with (
         distributed.group(device) as (rank, ranks),
-        RunFolder(out, resolved(config, settings), dataset, rank == 0, given and given.training_data) as folder,
+        RunFolder(out, resolved(config, settings), dataset, rank == 0, heard) as folder,
         _Signals() as signals,
     ):
         for shortfall in stream.shortfalls:
