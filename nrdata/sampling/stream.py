@@ -59,7 +59,7 @@ class StreamConfig:
             f"ref_seconds must be finite, {MIN_REF_SECONDS} or more, low before high": not (
                 MIN_REF_SECONDS <= low <= high < math.inf
             ),
-            "ref_dropout and every share must lie in 0 to 1": not all(0 <= s <= 1 for s in shares),
+            "ref_dropout, clean_share and all shares must lie in 0 to 1": not all(0 <= s <= 1 for s in shares),
             "talkers need a reference law: without a clip nobody says who is the noise": self.talker_share > 0
             and parse_law(self.law).modes == ("none",),
             "rooms, two noises, talkers and keep need remix": any(harder_shares) and not self.remix,
