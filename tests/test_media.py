@@ -111,7 +111,8 @@ def test_sound_that_takes_a_decoder_is_enhanced_like_any(nr, decoder, name, kind
     nr("same.wav", "--out", "o2")
     assert np.abs(y - sf.read("o2/same.wav")[0]).max() < 1e-3
     n = min(len(x), len(decoded))
-    assert np.corrcoef(x[:n], decoded[:n])[0, 1] > 0.7  # it starts where the sound does
+    if kind not in ("adts", "asf"):  # which do not say by how much their encoders are late
+        assert np.corrcoef(x[:n], decoded[:n])[0, 1] > 0.7  # it starts where the sound does
 
 
 @pytest.mark.parametrize(("name", "kind", "codec", "picture"), [
