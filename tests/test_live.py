@@ -38,7 +38,7 @@ def test_a_file_goes_in_and_a_file_of_its_rate_and_length_comes_out(tmp_path, ta
     result = nr_live("--input", talk, "--output", out, "--checkpoint", tiny_checkpoint(tmp_path))
     assert result.exit_code == 0, result.output
     assert "3.00 s enhanced" in result.output
-    assert "latency 0.6" in result.output
+    assert "latency 0.7" in result.output
     y, rate = audio.read(out)
     assert (rate, y.shape) == (44100, (3 * 44100, 1))
     assert y.any()
