@@ -23,7 +23,17 @@ from nrdata.labels import printable
 @click.option("--input", "source", type=click.Path(path_type=Path), help="A file in place of the microphone.")
 @click.option("--output", "out", type=click.Path(path_type=Path), help="A file in place of the loudspeaker.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Run folder or .safetensors. Default: the shipped.")
-def command(ref, ref_seconds, chunk_seconds, as_list, microphone, speaker, source, out, checkpoint):
+def command(
+    ref: Path | None,
+    ref_seconds: float | None,
+    chunk_seconds: float,
+    as_list: bool,
+    microphone: str | None,
+    speaker: str | None,
+    source: Path | None,
+    out: Path | None,
+    checkpoint: Path | None,
+) -> None:
     """Remove noise from the microphone while you speak, and play it or write it to a file. Ctrl-C ends it.
 
     Example: nr live --ref-seconds 1 --output clean.wav

@@ -88,7 +88,7 @@ def gains(
     state.noise_below = state.noise_below + alone.mean(axis=1) * step * (removed - state.noise_below)
     state.frames = state.frames + alone.mean(axis=1)
     state.speech = gain**2 * upper
-    return gain
+    return np.asarray(gain)
 
 
 class UpperBand:
@@ -139,7 +139,7 @@ class UpperBand:
             frame = [power[i] for power in powers]
             if self.state is None:
                 self.state = self._guess(upper[i], frame[2])
-            gain = gains(upper[i], *frame, self.tilt, self.state)
+            gain = gains(upper[i], frame[0], frame[1], frame[2], self.tilt, self.state)
             gain = np.pad(gain, ((0, 0), (self.first, 0)), mode="edge")  # under the edge there is nothing but dust
             wave = np.fft.irfft(gain * spectra[i, 0], 2 * self.hop) * self.window
             out[i * self.hop : (i + 2) * self.hop] += wave.T.astype(np.float32)
@@ -188,17 +188,16 @@ def full_band(
 def aligned(first: Blocks, *others: Blocks) -> Iterator[list[np.ndarray]]:
     """The same samples of all: each block of the first, and of the others as many, zeros where they end early."""
     streams = [iter(other) for other in others]
-    held: list[np.ndarray | None] = [None] * len(streams)
+    held: list[list[np.ndarray]] = [[] for _ in streams]
     for block in first:
         parts = [block]
         for i, stream in enumerate(streams):
-            have = [np.zeros_like(block[:0])] if held[i] is None else [held[i]]
-            while sum(map(len, have)) < len(block) and (more := next(stream, None)) is not None:
-                have.append(more)
-            joined = np.concatenate(have)
+            while sum(len(part) for part in held[i]) < len(block) and (more := next(stream, None)) is not None:
+                held[i].append(more)
+            joined = np.concatenate([block[:0], *held[i]])
             joined = np.pad(joined, ((0, max(len(block) - len(joined), 0)), (0, 0)))
             parts.append(joined[: len(block)])
-            held[i] = joined[len(block) :]
+            held[i] = [joined[len(block) :]]
         yield parts
 
 
@@ -217,4 +216,4 @@ def resampled(blocks: Blocks, rate_in: int, rate_out: int) -> Iterator[np.ndarra
 def _smooth(power: np.ndarray, width: int) -> np.ndarray:
     """A Hann window over bins."""
     weights = np.hanning(width + 2)[1:-1]
-    return convolve1d(power, weights / weights.sum(), axis=-1, mode="nearest")
+    return np.asarray(convolve1d(power, weights / weights.sum(), axis=-1, mode="nearest"))
