@@ -1,10 +1,10 @@
 """Chunks against the whole file: `python benchmarks/chunks.py ../shared/data/corpus --out results/chunks`.
 
 DATA holds speech.csv, noise.csv and their files at 16 kHz. Mixtures of its test split at 0 and 5 dB, as one window and
-as a stream of chunks with less and more of the past before them (`--settings CHUNK:CONTEXT,...` in seconds), without a
-reference and with a second of the same recording. Writes rows.jsonl and table.md; where rows are there, it goes on
-behind them. The real-time factor is processor time of one thread over duration, so that other work on the machine does
-not count, but for the caches.
+as a stream of chunks with less and more of the past before and of the sound after them (`--settings CHUNK:PAST:AFTER`,
+in seconds, with commas between), without a reference and with a second of the same recording. Writes rows.jsonl and
+table.md; where rows are there, it goes on behind them. The real-time factor is processor time of one thread over
+duration, so that other work on the machine does not count, but for the caches.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import torch
 import nrmodel
 from nrdata import audio
 from nrmodel.defaults import default_checkpoint
-from nrmodel.enhancement.streaming import CONTEXT_SECONDS, Stream
+from nrmodel.enhancement.streaming import CONTEXT_SECONDS, LOOK_SECONDS, Stream
 from nrmodel.evaluation.metrics import pesq_wb, si_sdr
 from nrmodel.evaluation.statistics import interval
 
 RATE = 16000
 SNRS_DB = (0, 5)
-SETTINGS = f"0.5:0.5,0.5:{CONTEXT_SECONDS},0.5:2.0,0.25:{CONTEXT_SECONDS},1.0:{CONTEXT_SECONDS}"
+SHIPPED = f"{CONTEXT_SECONDS}:{LOOK_SECONDS}"
+SETTINGS = f"0.5:0.5:0.128,0.5:{CONTEXT_SECONDS}:0.128,0.5:{SHIPPED},1.0:{SHIPPED}"
 MAX_SECONDS = 10.0  # one window of the whole file
 
 
@@ -75,23 +76,21 @@ def in_chunks(stream: Stream, noisy: np.ndarray) -> np.ndarray:
 
 
 def measured(
-    model: nrmodel.Model, data: Path, count: int, settings: list[tuple[float, float]], done: set[tuple]
+    model: nrmodel.Model, data: Path, count: int, settings: list[tuple[float, ...]], done: set[tuple]
 ) -> Iterator[Row]:
     for facts, clean, noisy, clip in mixtures(data, count):
         for reference in (False, True):
             ref = clip if reference else None
-            for chunk, context in ((0.0, 0.0), *settings):
-                if (*facts, reference, chunk, context) in done:
+            for chunk, context, look in ((0.0, 0.0, 0.0), *settings):
+                begin = time.process_time()
+                stream = Stream(model, RATE, ref, None, chunk, context, look) if chunk else None
+                latency = round(stream.latency_seconds, 3) if stream else 0.0
+                if (*facts, reference, chunk, context, latency) in done:
                     continue
-                latency, begin = 0.0, time.process_time()
-                if chunk:
-                    stream = Stream(model, RATE, ref, chunk_seconds=chunk, context_seconds=context)
-                    latency, y = stream.latency_seconds, in_chunks(stream, noisy)
-                else:
-                    y = model.enhance(noisy, RATE, ref)
+                y = in_chunks(stream, noisy) if stream else model.enhance(noisy, RATE, ref)
                 factor = (time.process_time() - begin) / (len(noisy) / RATE)
                 scores = (round(metric(clean, y), 3) for metric in (si_sdr, pesq_wb))
-                yield Row(*facts, reference, chunk, context, round(latency, 3), *scores, round(factor, 3))
+                yield Row(*facts, reference, chunk, context, latency, *scores, round(factor, 3))
 
 
 def table(rows: list[Row], model: str) -> str:
@@ -105,7 +104,8 @@ def table(rows: list[Row], model: str) -> str:
         whole = {r.recording + r.speaker: r for r in rows if r.reference == reference and not r.chunk_seconds}
         parts.append(f"\n## {title}\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n")
         for setting in dict.fromkeys((r.chunk_seconds, r.context_seconds, r.latency_seconds) for r in rows):
-            own = [r for r in rows if (r.chunk_seconds, r.context_seconds) == setting[:2] and r.reference == reference]
+            own = [r for r in rows if (r.chunk_seconds, r.context_seconds, r.latency_seconds) == setting]
+            own = [r for r in own if r.reference == reference]
             cells = ["whole", "", ""] if not setting[0] else [f"{seconds:g} s" for seconds in setting]
             labels = (np.array([r.environment for r in own]), np.array([r.speaker for r in own]))
             for name, digits in (("si_sdr", 2), ("pesq_wb", 3)):
@@ -133,7 +133,7 @@ def main() -> None:
     with (options.out / "rows.jsonl").open("a+") as file:
         file.seek(0)
         rows = [Row(**json.loads(line)) for line in file]
-        done = {astuple(row)[:7] for row in rows}
+        done = {astuple(row)[:8] for row in rows}
         for row in measured(model, options.data, options.mixtures, settings, done):
             rows.append(row)
             print(json.dumps(asdict(row)), file=file, flush=True)

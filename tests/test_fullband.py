@@ -152,8 +152,13 @@ def test_a_long_file_goes_through_in_blocks_without_being_held():
 def test_blocks_give_what_the_whole_gives_and_a_model_that_changes_nothing_the_recording():
     rate = 44100
     x = white(2.0, rate, 2)
-    cuts = itertools.pairwise([0, 1, 5000, 5001, 60000, len(x)])
-    parts = join_bands((x[a:b] for a, b in cuts), lambda inside: inside, rate, MODEL, UpperBand(rate, 2, MODEL))
-    y = np.concatenate(list(parts))
+
+    def through(gain: float, *places: int) -> np.ndarray:
+        parts = (x[a:b] for a, b in itertools.pairwise([0, *places, len(x)]))
+        lower = lambda inside: (gain * block for block in inside)  # noqa: E731
+        return np.concatenate(list(join_bands(parts, lower, rate, MODEL, UpperBand(rate, 2, MODEL))))
+
+    assert np.abs(through(0.5, 1, 5000, 5001, 60000) - through(0.5)).max() < 1e-6
+    y = through(1.0, 1, 5000, 5001, 60000)
     assert y.shape == x.shape
     assert np.abs(y - x).max() < 1e-6

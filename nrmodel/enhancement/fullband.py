@@ -88,7 +88,7 @@ def gains(
     state.noise_below = state.noise_below + alone.mean(axis=1) * step * (removed - state.noise_below)
     state.frames = state.frames + alone.mean(axis=1)
     state.speech = gain**2 * upper
-    return gain
+    return np.asarray(gain)
 
 
 class UpperBand:
@@ -188,17 +188,16 @@ def join_bands(
 def aligned(first: Blocks, *others: Blocks) -> Iterator[list[np.ndarray]]:
     """The same samples of all: each block of the first, and of the others as many, zeros where they end early."""
     streams = [iter(other) for other in others]
-    held: dict[int, np.ndarray] = {}
+    held: list[list[np.ndarray]] = [[] for _ in streams]
     for block in first:
         parts = [block]
         for i, stream in enumerate(streams):
-            have = [held.get(i, block[:0])]
-            while sum(len(x) for x in have) < len(block) and (more := next(stream, None)) is not None:
-                have.append(more)
-            joined = np.concatenate(have)
+            while sum(len(part) for part in held[i]) < len(block) and (more := next(stream, None)) is not None:
+                held[i].append(more)
+            joined = np.concatenate([block[:0], *held[i]])
             joined = np.pad(joined, ((0, max(len(block) - len(joined), 0)), (0, 0)))
             parts.append(joined[: len(block)])
-            held[i] = joined[len(block) :]
+            held[i] = [joined[len(block) :]]
         yield parts
 
 

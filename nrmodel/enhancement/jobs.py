@@ -77,7 +77,8 @@ class Outcome:
     def has_failed(self, error: UserError | OSError) -> Outcome:
         """Nothing was made."""
         self.status = "failed"
-        self.notes.append(sentence(error))
+        told = self.job.told(sentence(error))
+        self.notes.append(told if told.startswith(self.job.name) else f"{self.job.name}: {told}")
         return self
 
     @property

@@ -4,9 +4,9 @@
     out = stream.feed(block)  # as often as blocks come, of any length
     rest = stream.flush()     # in all as many samples as were fed
 
-Each chunk is enhanced in a window of its own: `context_seconds` of the past, the chunk, and LOOK_SECONDS of what comes
-after it, which is what a bidirectional network misses most. Neighbouring chunks are cross-faded. A window is resampled
-as a whole, so that no resampler adds its delay. The level is that of the last LEVEL_SECONDS.
+Each chunk is enhanced in a window of its own: `context_seconds` of the past, the chunk, and `look_seconds` of what
+comes after it, which is what a bidirectional network misses most. Neighbouring chunks are cross-faded. A window is
+resampled as a whole, so that no resampler adds its delay. The level is that of the last LEVEL_SECONDS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nrmodel.enhancement.fullband import HOP_SECONDS, UpperBand
 from nrmodel.enhancement.interface import Embedding, Model
 
 CONTEXT_SECONDS = 0.9  # results/chunks says what less and more of it cost
-LOOK_SECONDS = 0.128
+LOOK_SECONDS = 0.256
 FADE_SECONDS = 0.032
 LEVEL_SECONDS = 30.0  # of the past
 PAUSE_SECONDS = 0.5  # a quiet stretch of this length can be the reference; at most
@@ -62,6 +62,7 @@ class Stream:
         ref_sample_rate: int | None = None,
         chunk_seconds: float = 0.5,
         context_seconds: float = CONTEXT_SECONDS,
+        look_seconds: float = LOOK_SECONDS,
         full_band: bool = True,
         seed: int = 0,
     ):
@@ -72,7 +73,7 @@ class Stream:
         hop = round(HOP_SECONDS * sample_rate)  # of the upper band's frames: whole ones make the latency exact
         self._chunk = max(round(chunk_seconds * sample_rate / hop), 2) * hop
         self._past = round(context_seconds * sample_rate)
-        self._look, self._fade = round(LOOK_SECONDS * sample_rate), round(FADE_SECONDS * sample_rate)
+        self._look, self._fade = round(max(look_seconds, FADE_SECONDS) * sample_rate), round(FADE_SECONDS * sample_rate)
         self._latency = self._chunk + self._look + (hop if self.full_band else 0)
         self._listening = isinstance(ref, str)
         self._clip: np.ndarray | None = None
