@@ -276,7 +276,7 @@ def test_a_clip_of_a_quarter_of_a_second_serves():
 
 def test_doubtful_clips_are_used_with_a_warning():
     x = mixture(1.0)
-    spoken_in = partly(spoken(0.3, 4), noise(2.0))
+    spoken_in = partly(spoken(0.5, 4), noise(2.0))
     for clip, said in ((np.clip(20 * noise(1.0), -1, 1), "clipped"), (spoken_in, "holds speech")):
         with pytest.warns(ReferenceWarning, match=said):
             y = enhance_array(REAL, x, 16000, clip)
