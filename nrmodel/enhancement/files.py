@@ -67,6 +67,7 @@ def enhance_files(
     folders: set[Path] = set()
     for job, recipe, stamps, done in zip(jobs, recipes, before, made, strict=True):
         if done is not None:
+            _tidy(job, folders)
             yield done
             continue
         outcome, begun = Outcome(job), time.monotonic()
@@ -94,11 +95,25 @@ def _must_be_there(folder: Path, folders: set[Path]) -> None:
         raise UserError(f"the folder {folder} has gone while it was written to: start again once it is back", "lost")
 
 
+def _lock(job: Job) -> Path:
+    name = hashlib.sha256(job.out.name.encode(errors="surrogateescape")).hexdigest()[:16]
+    return job.out.parent / f".nr-{name}.lock"
+
+
+def _tidy(job: Job, folders: set[Path]) -> None:
+    """Remove what a killed process left beside an output that it had finished."""
+    if job.out.parent not in folders:
+        files.remove_leftovers(job.out.parent)
+        folders.add(job.out.parent)
+    if (lock := _lock(job)).exists():
+        with contextlib.suppress(UserError), locks.held(lock, "in use"):  # whose holder lives, stays
+            pass
+
+
 @contextlib.contextmanager
 def _claimed(job: Job, recipe: Recipe, stamps: list[tuple[int, int, int] | None]) -> Iterator[Outcome | None]:
     """Hold an output against other processes; yields what is there if one of them has made the same meanwhile."""
-    name = hashlib.sha256(job.out.name.encode(errors="surrogateescape")).hexdigest()[:16]
-    with locks.held(job.out.parent / f".nr-{name}.lock", f"another nr enhance is making {job.out}"):
+    with locks.held(_lock(job), f"another nr enhance is making {job.out}"):
         kept = None
         if (now := log.stamps(job)) != stamps and any(now):
             try:
