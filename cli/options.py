@@ -73,7 +73,7 @@ def _type(o: Option) -> click.ParamType[Any]:
     return Names() if o.kind.item is str else Numbers(o.kind.item, o.kind.count)
 
 
-class Numbers(click.ParamType[tuple[Any, ...]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # older click has no types to name here
     """`-5,0,5,10` -> a tuple of numbers; two that belong together: `-5:15`."""
 
     def __init__(self, kind: Callable[[str], Any], count: int | None):
@@ -93,7 +93,7 @@ class Numbers(click.ParamType[tuple[Any, ...]]):
         return numbers
 
 
-class Names(click.ParamType[tuple[str, ...]]):
+class Names(click.ParamType):  # type: ignore[type-arg]  # older click has no types to name here
     """`A,B` -> (A, B); an empty text is an empty list, which is something else than nothing given."""
 
     name = "list"
@@ -102,7 +102,7 @@ class Names(click.ParamType[tuple[str, ...]]):
         return value if isinstance(value, tuple) else tuple(name for name in value.split(",") if name.strip())
 
 
-class NamedFolder(click.ParamType[tuple[str, Path]]):
+class NamedFolder(click.ParamType):  # type: ignore[type-arg]  # older click has no types to name here
     """`[NAME:]DIR` -> (name, folder)."""
 
     name = "[NAME:]DIR"
