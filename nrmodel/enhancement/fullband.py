@@ -115,10 +115,12 @@ class UpperBand:
     def feed(self, x: np.ndarray, low: np.ndarray, enhanced: np.ndarray) -> np.ndarray:
         """`x`, `low` and `enhanced (n, channels)`, the same samples of each -> (m, channels), what is ready of the sum:
         all but the last 16 to 32 ms of what was fed."""
-        self.held = np.concatenate([self.held, np.stack([x - low, low, enhanced], axis=1)])
-        done = [np.zeros((0, x.shape[1]), np.float32)]
-        while (count := len(self.held) // self.hop - 1) > 0:
-            done.append(self._frames(min(count, PIECE)))
+        done, size = [np.zeros((0, x.shape[1]), np.float32)], PIECE * self.hop
+        for i in range(0, len(x), size):  # a minute of sound is not held three times over
+            a, b, c = (part[i : i + size] for part in (x, low, enhanced))
+            self.held = np.concatenate([self.held, np.stack([a - b, b, c], axis=1)])
+            while (count := len(self.held) // self.hop - 1) > 0:
+                done.append(self._frames(min(count, PIECE)))
         return np.concatenate(done)
 
     def flush(self) -> np.ndarray:
