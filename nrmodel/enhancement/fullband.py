@@ -13,9 +13,9 @@ State is one frame and three spectra a channel, so that sound of any length goes
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import tee
 
 import numpy as np
 import soxr
@@ -179,12 +179,30 @@ def join_bands(
 
     `lower` takes blocks at the model's rate and gives as many samples, enhanced. What is held is what `lower` holds.
     """
-    whole, source = tee(blocks)
-    inside, plain = tee(resampled(source, sample_rate, model_rate))
+    whole, source = twice(blocks)
+    inside, plain = twice(resampled(source, sample_rate, model_rate))
     low, enhanced = (resampled(part, model_rate, sample_rate) for part in (plain, lower(inside)))
     for x, *bands in aligned(whole, low, enhanced):
         yield upper.feed(x, *bands)
     yield upper.flush()
+
+
+def twice(blocks: Blocks) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """The blocks for two readers; one that both have had is let go (`itertools.tee` keeps 57 of them: an hour)."""
+    source = iter(blocks)
+    ahead: tuple[deque[np.ndarray], deque[np.ndarray]] = deque(), deque()
+
+    def reader(mine: deque[np.ndarray]) -> Iterator[np.ndarray]:
+        while True:
+            if not mine:
+                if (block := next(source, None)) is None:
+                    return
+                for waiting in ahead:
+                    waiting.append(block)
+                del block
+            yield mine.popleft()
+
+    return reader(ahead[0]), reader(ahead[1])
 
 
 def aligned(first: Blocks, *others: Blocks) -> Iterator[list[np.ndarray]]:
