@@ -24,7 +24,6 @@ from nrdata.keyed import plan_rng
 PER_CELL = 4
 
 T = TypeVar("T")
-F = TypeVar("F", "SpeechFile", "NoiseFile")
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,9 @@ class NoiseFile:
     def known_as(self) -> tuple[str, ...]:
         """What two files of the same sound may share."""
         return self.source, self.environment, self.recording
+
+
+F = TypeVar("F", bound=SpeechFile | NoiseFile)
 
 
 @dataclass(frozen=True)
