@@ -68,6 +68,7 @@ def rename(partial: Path, path: Path) -> None:
         if e.errno not in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY) or not path.is_file():
             raise
         raise UserError(f"{path} cannot be replaced: close it where it is open, and start again", "in_use") from e
+    partial.unlink(missing_ok=True)  # two names of one file: renaming one to the other does nothing
     fsync_folder(path.parent)
 
 

@@ -116,7 +116,7 @@ class Model(nn.Module):
         if keep_rest and not self.can_keep:
             text = "this model was not trained to keep the rest: take one that was (nr train --keep)"
             raise UserError(text, "no_switch")
-        sound = rumble.without(sound_of(ref, sample_rate, "the reference").samples, sample_rate)
+        sound = rumble.without(sound_of(ref, sample_rate, "the reference").samples.astype(np.float32), sample_rate)
         if not np.isfinite(sound).all():
             raise UserError("the reference holds non-finite samples", kind="not_finite")
         mono = audio.resample(audio.to_mono(sound), sample_rate, self.sample_rate)

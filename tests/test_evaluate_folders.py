@@ -280,3 +280,28 @@ def test_genuine_pairs_have_the_published_figures(tmp_path):
     assert np.mean([row["pesq_wb"] for row in rows]) == pytest.approx(1.97, abs=0.35)
     assert np.mean([row["estoi"] for row in rows]) == pytest.approx(0.79, abs=0.06)
     assert np.mean([row["si_sdr"] for row in rows]) == pytest.approx(8.4, abs=2.5)
+
+
+def test_files_that_are_not_used_are_named(tmp_path, capsys):
+    """Of every folder: those without a noisy file of their name, and those of kinds that cannot be read."""
+    pairs(tmp_path, 1)
+    shutil.copytree(tmp_path / "noisy", tmp_path / "enhanced")
+    for name in ("clean", "ref", "enhanced"):
+        shutil.copy(tmp_path / name / "p0.wav", tmp_path / name / f"alone-{name}.wav")
+    for name in ("clean", "noisy", "ref", "enhanced"):
+        (tmp_path / name / f"film-{name}.M4A").write_bytes(bytes(100))
+    more = ("--ref", str(tmp_path / "ref"), "--enhanced", str(tmp_path / "enhanced"))
+    code, rows = nr(tmp_path, *more)
+    told = capsys.readouterr().err
+    assert code == 0 and {row["key"] for row in rows} == {"p0"}
+    for name in ("clean", "ref", "enhanced"):
+        assert f"alone-{name}.wav (no noisy file" in told
+    for name in ("clean", "noisy", "ref", "enhanced"):
+        assert f"film-{name}.M4A (they need another decoder)" in told
+    nr(tmp_path, *more, "--limit", "1", out="limited")
+    assert "alone-enhanced" not in capsys.readouterr().err  # it may be of a file that was not drawn
+
+
+def test_nothing_is_said_where_all_is_used(tmp_path, capsys):
+    nr(pairs(tmp_path, 1))
+    assert "not used" not in capsys.readouterr().err

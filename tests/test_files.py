@@ -136,3 +136,12 @@ def test_a_file_that_is_open_and_cannot_be_replaced_is_named(tmp_path, monkeypat
         files.write_text(tmp_path / "x", "new")
     assert failure.value.kind == "in_use"
     assert (tmp_path / "x").read_text() == "old" and names(tmp_path) == ["x"]
+
+
+def test_a_second_name_of_the_same_file_does_not_stay(tmp_path):
+    """Renaming one name of a file to another one does nothing, says POSIX: a killed training leaves such a pair."""
+    path, partial = tmp_path / "state", tmp_path / "copy.partial"
+    path.write_bytes(b"x")
+    os.link(path, partial)
+    files.rename(partial, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["state"] and path.read_bytes() == b"x"

@@ -192,3 +192,31 @@ def test_leaks_wait_for_whole_shards(tmp_path, capsys):
     (folder / "train-000000.index.jsonl").unlink()
     assert run(["verify-shards", "--leaks", str(folder)]) == 1
     assert "not looked for until the faults are mended" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["same", "gain", "crop", "device"])
+def test_the_same_speech_in_two_data_sets_under_other_names(tmp_path, how):
+    """What one has in training and the other in test, once they are opened together."""
+    talk = speech(4.0, 4)
+    copy = talk[:32000] if how == "same" else talk[9000:41000] if how == "crop" else degraded(talk[:32000], how)
+    names = {"speaker": "local/somebody", "recording": "local/elsewhere/x", "env_id": "local/elsewhere"}
+    one = write(tmp_path / "one", {"train": [[talk[:32000], noise(2.0, 0, 1), None, {}], honest(6)]})
+    rows = [[*honest(7)[:3], {**names}], [np.float32(copy), noise(2.0, 1, 2), None, names]]
+    two = write(tmp_path / "two", {"test": rows})
+    assert kinds(one) == kinds(two) == set()
+    (leak,) = find_leaks(one, two)[0]
+    kind = "same_clean" if how == "same" else "same_speech"
+    assert (leak.kind, leak.splits, leak.count) == (kind, "test and train", 1)
+    assert "1_test-0000002 and 0_train-0000001" in leak.examples[0]
+    assert run(["verify-shards", "--leaks", str(one), str(two)]) == 1
+
+
+@pytest.mark.parametrize("how", ["same", "MP3"])
+def test_the_same_noise_in_two_data_sets_under_other_names(tmp_path, how):
+    bed = noise(2.0, 1, 8)
+    copy = bed if how == "same" else degraded(bed, how)[:32000]
+    names = {"recording": "local/elsewhere/x", "env_id": "local/elsewhere", "speaker": "local/somebody"}
+    one = write(tmp_path / "one", {"train": [honest(6), [speech(2.0, 1), bed, None, {}]]})
+    two = write(tmp_path / "two", {"test": [[speech(2.0, 2), np.float32(copy), None, names]]})
+    found = {(leak.kind, leak.splits) for leak in find_leaks(one, two)[0]}
+    assert found == {("same_sound", "test and train")}  # never the same to the bit: each is scaled to its SNR

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 from corpora import bare_folders, build, write
 from helpers import RATE, noise, speech
 
@@ -86,3 +87,13 @@ def test_the_same_speech_under_two_speakers_is_one(tmp_path):
     write(tmp_path / "speech/zz/other.wav", speech(2.0, seed=0))
     assert folders(tmp_path, tmp_path / "out", "--hours", 0.01, "--per-cell", 1) == 0
     assert refused(tmp_path / "out")["zz/other.wav"] == "duplicate"
+
+
+def test_the_same_noise_under_two_names_is_one(tmp_path):
+    """Another environment or recording, another container: the later one is refused."""
+    bare_folders(tmp_path)
+    for name, of in (("zz/other.flac", "r2"), ("place1/twin.wav", "r3")):
+        write(tmp_path / "noise" / name, sf.read(tmp_path / f"noise/place1/{of}.wav", dtype="int16")[0])
+    assert folders(tmp_path, tmp_path / "out", "--hours", 0.01, "--per-cell", 1) == 0
+    found = {item: kind for item, kind in refused(tmp_path / "out").items() if kind == "duplicate"}
+    assert found == {"zz/other.flac": "duplicate", "place1/twin.wav": "duplicate"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import RATE, noise, speech
+from helpers import RATE, noise, speech, spoken
 
 from nrdata.audio.pairing import mended, pairing
 
@@ -54,6 +54,32 @@ def low_pass(x: np.ndarray) -> np.ndarray:
     spectrum = np.fft.rfft(x)
     spectrum[len(spectrum) // 8 :] *= 0.1
     return np.fft.irfft(spectrum, len(x))
+
+
+def automatic_gain(x: np.ndarray) -> np.ndarray:
+    """Brings a fifth of a second half-way, in dB, to one level."""
+    level = np.sqrt(np.convolve(x**2, np.ones(3200) / 3200, "same") + 1e-8)
+    return x * np.clip(np.sqrt(0.05 / level), 0.3, 3)
+
+
+@pytest.mark.parametrize("snr_db", [-5.0, 0.0, 5.0, 10.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_loud_noise_hides_no_fault(snr_db, seed):
+    """The true pair passes, and of each fault the kind is told, so that nothing is undone that cannot be."""
+    clean, bed, other = spoken(3.0, seed), noise(3.0, seed, seed), spoken(3.0, seed + 50)
+    bed = bed * np.sqrt(np.sum(clean**2) / np.sum(bed**2)) * 10 ** (-snr_db / 20)
+    noisy = clean + bed
+    assert not pairing(clean, noisy, RATE).fault
+    half = pairing(clean, 0.5 * noisy, RATE)
+    assert (half.fault, half.delay, half.mendable) == ("scaled", 0, True) and half.scale == pytest.approx(0.5, rel=0.02)
+    late = pairing(clean, np.concatenate([np.zeros(37), noisy[:-37]]), RATE)
+    assert (late.fault, late.delay, late.mendable) == ("delayed", 37, True)
+    assert pairing(clean, other + bed, RATE).fault == "unrelated"
+    found = pairing(clean, slow_gain(noisy), RATE)
+    assert (found.fault, found.mendable) == ("gain", False)
+    found = pairing(clean, automatic_gain(noisy), RATE)
+    # Where steady noise drowns the voice, an automatic gain hardly moves: a scale is what is left of it.
+    assert found.fault == "gain" if snr_db > -5 else found.fault in ("gain", "scaled")
 
 
 @pytest.mark.parametrize(("harm", "kind"), [(slow_gain, "gain"), (low_pass, "filtered")])

@@ -13,6 +13,7 @@ from corpora import build, digests, table, write
 from helpers import RATE, noise, speech
 
 import nrdata
+from cli.main import run
 from nrdata.checks.verify import verify
 
 
@@ -203,3 +204,55 @@ def test_pairs_of_every_kind_are_found_and_what_needs_a_decoder_is_named(tmp_pat
     assert len(nrdata.open(tmp_path / "out").index("train")) == 3
     named = {"train/clean/memo.m4a": "needs_decoder", "train/noisy/memo.m4a": "needs_decoder"}
     assert refused(tmp_path / "out") == named
+
+
+def copied(root: Path, name: str, of: str, seed: int) -> None:
+    """Another noise under a clean sound that lies elsewhere too, here as FLAC of 24 bits."""
+    clean, rate = sf.read(root / of, dtype="float32")
+    write(root / name.replace("SIDE", "clean"), clean, rate, subtype="PCM_24")
+    write(root / name.replace("SIDE", "noisy"), clean + 0.2 * noise(len(clean) / rate, 1, seed=seed), rate)
+
+
+def test_speech_in_two_given_splits_is_told_whatever_it_is_called(tmp_path, capsys):
+    root = tmp_path / "in"
+    for split in ("test", "train"):
+        for i in range(2):
+            pair(root / split, f"{i}.wav", seed=10 * len(split) + i)
+    copied(root, "train/SIDE/other.flac", "test/clean/0.wav", 70)
+    copied(root, "valid/SIDE/another.flac", "train/clean/1.wav", 71)
+    copied(root, "test/SIDE/again.flac", "test/clean/1.wav", 72)  # twice in one split, in other noise: no leak
+    assert build("--source", "pairs", "--root", root, "--out", tmp_path / "out") == 0
+    assert refused(tmp_path / "out") == {}
+    told = capsys.readouterr().out
+    assert "train/clean/other.flac (train) is test/clean/0.wav (test)" in told
+    assert "train/clean/1.wav (train) is valid/clean/another.flac (valid)" in told and "test/clean/again" not in told
+    assert run(["verify-shards", "--leaks", str(tmp_path / "out")]) == 1
+    assert "same_clean" in capsys.readouterr().out
+
+
+def test_speech_under_two_speakers_of_a_csv_stays_in_one_split(tmp_path):
+    index = csv_corpus(tmp_path, refs=8)
+    lines = index.read_text().splitlines()
+    for i in range(1, 4):  # rows of four speakers, who are divided by the seed, all say the same
+        (tmp_path / f"clean/{i}.wav").unlink()
+        (tmp_path / f"noisy/{i}.wav").unlink()
+        copied(tmp_path, f"SIDE/{i}.wav", "clean/0.wav", 80 + i)
+    assert build("--source", "pairs", "--pairs", index, "--out", tmp_path / "out") == 0
+    found = refused(tmp_path / "out")
+    assert set(found.values()) == {"duplicate"} and len(found) >= 2
+    rows = [json.loads(line) for line in (tmp_path / "out" / "plan.jsonl").read_text().splitlines()]
+    assert len(rows) + len(found) == len(lines) - 1
+    assert len({row["split"] for row in rows if row["speech"]["path"] in {f"clean/{i}.wav" for i in range(4)}}) == 1
+
+
+def test_copies_are_found_in_archives_too(tmp_path, capsys):
+    root = tmp_path / "in"
+    pair(root / "train", "a.wav", seed=1)
+    pair(root / "train", "b.wav", seed=2)
+    copied(root, "test/SIDE/c.wav", "train/clean/a.wav", 70)
+    (tmp_path / "zips").mkdir()
+    with zipfile.ZipFile(tmp_path / "zips" / "all.zip", "w") as archive:
+        for path in sorted(root.rglob("*.wav")):
+            archive.write(path, path.relative_to(root))
+    assert build("--source", "pairs", "--root", tmp_path / "zips", "--out", tmp_path / "out") == 0
+    assert "train/clean/a.wav (train) is test/clean/c.wav (test)" in capsys.readouterr().out

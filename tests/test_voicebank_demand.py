@@ -13,6 +13,7 @@ import soundfile as sf
 import soxr
 from corpora import TEST_LOG, TRAIN_LOG, build, digests, voicebank, write
 from helpers import noise
+from helpers import speech as voice
 
 import nrdata
 from nrdata import manifests
@@ -252,3 +253,21 @@ def test_what_needs_a_decoder_is_named(corpus, tmp_path):
     assert vbd(root, tmp_path / "out") == 0
     named = {f"{side.name}/{name}": "needs_decoder" for name in ("memo.m4a", "call.3gp", "talk.WEBM")}
     assert named.items() <= refused(tmp_path / "out").items()
+
+
+def test_speech_of_training_in_test_is_told_and_kept_since_the_splits_are_published(tmp_path, capsys):
+    root = tmp_path / "corpus"
+    voicebank(root)
+    for i, name in enumerate(("p257_001", "p257_002", "p232_003")):  # the miniature says the same things in both parts
+        clean, bed = 0.3 * voice(1.2, seed=50 + i, rate=48000), 0.05 * noise(1.2, i, seed=60 + i, rate=48000)
+        write(root / f"clean_testset_wav/{name}.wav", clean, 48000)
+        write(root / f"noisy_testset_wav/{name}.wav", clean + bed, 48000)
+    assert vbd(root, tmp_path / "apart") == 0
+    assert "same speech" not in capsys.readouterr().out
+    clean, rate = sf.read(root / "clean_trainset_28spk_wav/p236_005.wav", dtype="float32")
+    write(root / "clean_testset_wav/p257_002.wav", clean, rate)
+    write(root / "noisy_testset_wav/p257_002.wav", clean + 0.05 * noise(1.2, 1, seed=70, rate=rate), rate)
+    assert vbd(root, tmp_path / "out", "--strict") == 0
+    told = capsys.readouterr().out
+    assert "clean_trainset_28spk_wav/p236_005.wav (train) is clean_testset_wav/p257_002.wav (test): kept" in told
+    assert refused(tmp_path / "out") == {}

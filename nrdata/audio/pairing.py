@@ -28,9 +28,11 @@ SHARE = 0.05  # of clean in noisy - clean, as a correlation
 SCALE = 0.05  # from 1: .4 dB
 BANDS_SHARE = 0.15  # of clean in noisy - clean, found band by band
 BAND_SHARE = 0.8  # one band of noisy - clean is hardly anything but clean
-GAIN = 0.08  # relative to the whole's: .7 dB
-GAIN_SURE = 5.0  # standard errors of a stretch, of which there are several
-GAIN_STRETCHES = 0.2  # of those that tell: so many at another gain, and no fewer than three
+GAIN = 0.025  # standard deviation over the file, relative to its mean: .2 dB
+GAIN_SURE = 20.0  # standard deviations of chi-squared by which gains differ more than their errors explain (noise: 1)
+GAIN_LENGTHS = (1, 2, 4)  # stretches: a quarter of a second, a half, one
+GAIN_QUIET = 0.01  # of the mean power of clean: quieter stretches are a recorder's own noise, and leave no speech
+GAIN_ERROR = 0.05  # a gain that is surer counts no more
 ABSENT = 0.02  # share of noisy that clean makes up, as a correlation, under which it is not there
 INTEGERS = 32768.0
 
@@ -60,14 +62,12 @@ def pairing(clean: np.ndarray, noisy: np.ndarray, sample_rate: int) -> Pairing:
     fit = _Fit.of(c, y, sample_rate)
     if fit is None or not fit.fault():
         return Pairing("", alike, 1.0 if fit is None else fit.scale)
-    delay = 0
-    if not fit.present or fit.oddity(fit.scale):
-        delay = _delay(c, y)
-        moved = _Fit.of(*aligned(c, y, delay), sample_rate) if delay else None
-        if moved is None or not moved.present:
-            delay = 0
-        else:
-            fit = moved
+    delay = _delay(c, y)
+    moved = _Fit.of(*aligned(c, y, delay), sample_rate) if delay else None
+    if moved is not None and moved.present and moved.surely > fit.surely:
+        fit = moved
+    else:
+        delay = 0
     if not fit.present:
         detail = f"clean is not in noisy at any delay (best scale {fit.scale:.2f}): another utterance?"
         return Pairing("unrelated", alike, fit.scale, 0, False, detail)
@@ -96,7 +96,8 @@ def _named(fit: _Fit, delay: int, rate: int) -> tuple[str, str]:
     if kind == "filtered":
         told.append(f"their responses differ, most at {fit.worst_hz():.0f} Hz (another filter, codec or resampler?)")
     elif kind == "gain":
-        told.append(f"its gain changes by {fit.gain_range_db():.1f} dB over the file (automatic gain, a limiter?)")
+        deviation_db = 20 * np.log10(1 + fit.gain_deviation())
+        told.append(f"its gain changes over the file, by {deviation_db:.1f} dB on average (automatic gain, a limiter?)")
     elif max(abs(fit.scale), 1 / abs(fit.scale)) > INTEGERS / 2:
         kind = "integers"
         told.append("one side is in the range of integers")
@@ -146,13 +147,20 @@ class _Fit:
         response = bands[band]
         by_stretch = np.bincount(stretch, seen @ _power(response))
         stretches = np.bincount(stretch, (said @ response.conj()).real) / (by_stretch + 1e-30)
-        return cls(rate, c, y, scale, error, bands, band_errors, stretches, wide * _error(by_stretch))
+        energy = np.bincount(stretch, cc.sum(axis=1))
+        told = by_stretch * (energy > GAIN_QUIET * energy.mean())
+        return cls(rate, c, y, scale, error, bands, band_errors, stretches, wide * _error(told))
+
+    @property
+    def surely(self) -> float:
+        """Standard errors by which clean is in noisy."""
+        return abs(self.scale) / self.error
 
     @property
     def present(self) -> bool:
         """Whether clean is in noisy at all."""
         part = abs(self.scale) * np.sqrt(np.sum(_power(self.c)) / np.sum(_power(self.y)))
-        return abs(self.scale) > SURE * self.error and bool(part > ABSENT)
+        return self.surely > SURE and bool(part > ABSENT)
 
     def fault(self) -> bool:
         """Whether clean is in noisy in another way than at a scale of 1."""
@@ -162,8 +170,7 @@ class _Fit:
 
     def oddity(self, scale: float) -> str:
         """gain, filtered or "": what one scale does not explain."""
-        told = self.stretches[self.stretch_errors * GAIN_SURE < GAIN]
-        if np.sum(np.abs(told - 1) > GAIN) >= max(3.0, GAIN_STRETCHES * len(told)):
+        if self.gain_deviation() > GAIN:
             return "gain"
         off, shares, whole = self._off_by_band(scale)
         if off.max() > SURE and whole > BANDS_SHARE:
@@ -185,11 +192,23 @@ class _Fit:
         off, shares, _ = self._off_by_band(self.scale)
         return (float(np.argmax(np.where(off > SURE, shares, 0))) + 0.5) * BAND_HZ
 
-    def gain_range_db(self) -> float:
-        """Between the ninth tenth and the first of the stretches that tell."""
-        told = self.stretches[self.stretch_errors * GAIN_SURE < GAIN]
-        low, high = np.quantile(np.maximum(told, 1e-3), (0.1, 0.9))
-        return float(20 * np.log10(high / low))
+    def gain_deviation(self) -> float:
+        """Standard deviation of the gain over the file, relative to its mean and without that of its errors; 0 where
+        these explain it. Loud noise blurs each stretch, and all of them together tell."""
+        most, information = 0.0, self.stretch_errors**-2.0
+        for length in GAIN_LENGTHS:
+            group = np.arange(len(self.stretches)) // length
+            total = np.bincount(group, information)
+            gains = np.bincount(group, information * self.stretches) / total
+            off = gains - total @ gains / total.sum()
+            excess = float(total @ off**2 - len(gains)) / np.sqrt(2 * len(gains))
+            if len(gains) < 3 or excess < GAIN_SURE:
+                continue
+            weight = 1 / (1 / total + GAIN_ERROR**2)
+            mean = weight @ gains / weight.sum()
+            variance = weight @ ((gains - mean) ** 2 - 1 / total) / weight.sum()
+            most = max(most, float(np.sqrt(max(variance, 0.0)) / max(abs(mean), 1e-6)))
+        return most
 
 
 def _error(information: np.ndarray | float) -> np.ndarray:

@@ -43,6 +43,11 @@ class SpeechFile:
     def frames(self) -> int:
         return self.levels.frames
 
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """What two files of the same sound may share."""
+        return self.source, self.speaker
+
 
 @dataclass(frozen=True)
 class NoiseFile:
@@ -58,10 +63,19 @@ class NoiseFile:
     refused: Sequence[RefusedUnit] = ()
     license: str = "unknown"
     meta: dict[str, Any] = field(default_factory=dict)
+    content: str = ""  # as of speech
 
     @property
     def env_id(self) -> str:
         return f"{self.source}/{self.environment}"
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """What two files of the same sound may share."""
+        return self.source, self.environment, self.recording
+
+
+F = TypeVar("F", bound=SpeechFile | NoiseFile)
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,7 @@ def mixtures(
     was refused already, for the sentence that nothing is left."""
     plan = Plan([])
     speech = _once([f for f in speech if _long_enough(f, options, plan)], plan)
-    units = _units(noise, options, plan)
+    units = _units(_once(noise, plan), options, plan)
     rows: list[PlanRow] = []
     used: dict[tuple[str, str, int], str] = {}  # (source, path, unit) -> licence
     for split in ("train", "valid", "test", "seen"):
@@ -144,14 +158,14 @@ def _unused(split: str, options: Options) -> str:
     return f"in no mixture of {split}: a greater --per-cell would use it, if {split} has both speech and noise"
 
 
-def _once(speech: Sequence[SpeechFile], plan: Plan) -> list[SpeechFile]:
-    """Without the files whose very samples are in an earlier file of another split or speaker."""
-    first: dict[str, SpeechFile] = {}
+def _once(files: Sequence[F], plan: Plan) -> list[F]:
+    """Without the files whose very samples are in an earlier file of another split, speaker or recording."""
+    first: dict[str, F] = {}
     kept = []
-    for file in speech:
+    for file in files:
         other = first.setdefault(file.content, file) if file.content else file
-        if (other.split, other.source, other.speaker) != (file.split, file.source, file.speaker):
-            reason = f"the same sound as {other.path} ({other.speaker}, {other.split})"
+        if (other.split, *other.known_as) != (file.split, *file.known_as):
+            reason = f"the same sound as {other.path} ({other.known_as[1]}, {other.split})"
             plan.refused.append(Refused(file.path, reason, "duplicate"))
         else:
             kept.append(file)

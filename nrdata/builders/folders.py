@@ -95,7 +95,8 @@ def _noise_file(source: str, root: Path, entry: Entry, options: Options) -> Nois
         levels, lambda start, stop: stretch(file, entry.path, start, stop, rate), rate, options.reserve_seconds
     )
     place = entry.environment, entry.recording, entry.split
-    return NoiseFile(source, entry.path, *place, levels, units, refused, entry.license, entry.meta)
+    noise = NoiseFile(source, entry.path, *place, levels, units, refused, entry.license, entry.meta)
+    return replace(noise, content=sound_digest(root / entry.path))
 
 
 def _levels(side: str, root: Path, entry: Entry, options: Options) -> Levels:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nrdata import audio
 from nrdata.builders import splits
+from nrdata.builders.duplicates import told, twins
 from nrdata.builders.entries import LOCAL, check_columns, identifier, read_csv, same_name
 from nrdata.builders.plan import SPLITS, Options, Plan, Refused, number
 from nrdata.builders.render import Sources
@@ -39,8 +40,10 @@ def plan(options: Options) -> Plan:
         reason = "it has no ref, and other rows have one: a data set has it in all samples or in none"
         result.refused += [Refused(row.meta["noisy"], reason, "no_ref") for row in rows if row.ref is None]
         rows = [row for row in rows if row.ref is not None]
-    if any(not row.split for row in rows):
+    drawn = {row.meta["noisy"] for row in rows if not row.split}
+    if drawn:
         rows = _with_splits(rows, options, result)
+    rows = _without_copies(rows, drawn, options, result)
     result.rows = number(rows)
     result.licenses = {UNKNOWN: len(rows)}
     return result
@@ -49,11 +52,14 @@ def plan(options: Options) -> Plan:
 @contextlib.contextmanager
 def sources(options: Options) -> Iterator[Sources]:
     """Files by the names that the rows give them."""
+    with _opened(options) as files:
+        yield Sources({LOCAL: files}, {})
+
+
+def _opened(options: Options) -> contextlib.AbstractContextManager[Folder | Places]:
     if options.pairs:
-        yield Sources({LOCAL: Folder(options.pairs.parent)}, {})
-        return
-    with Places(dict(_named(options))) as places:
-        yield Sources({LOCAL: places}, {})
+        return contextlib.nullcontext(Folder(options.pairs.parent))
+    return Places(dict(_named(options)))
 
 
 def _row(split: str, clean: str, noisy: str, env: str, speaker: str, options: Options) -> PlanRow:
@@ -143,6 +149,17 @@ def _from_csv(index: Path, options: Options) -> Plan:
         ref = Stretch(line["ref"]) if line.get("ref") else None
         result.rows.append(replace(row, ref=ref, meta=row.meta | more))
     return result
+
+
+def _without_copies(rows: list[PlanRow], drawn: set[str], options: Options, result: Plan) -> list[PlanRow]:
+    """The same speech in two splits under two names: refused where we drew the split, told where it was given."""
+    with _opened(options) as files:
+        copies = twins(rows, files)
+    ours = {twin.row.meta["noisy"]: str(twin) for twin in copies if twin.row.meta["noisy"] in drawn}
+    result.refused += [Refused(noisy, reason, "duplicate") for noisy, reason in ours.items()]
+    if theirs := [twin for twin in copies if twin.row.meta["noisy"] not in ours]:
+        result.notes.append(told(theirs, "kept, since the splits are as given"))
+    return [row for row in rows if row.meta["noisy"] not in ours]
 
 
 def _with_splits(rows: list[PlanRow], options: Options, result: Plan) -> list[PlanRow]:

@@ -115,6 +115,9 @@ class Folder:
         """Bytes and SHA-256 of a file as it lies there."""
         return _digest(self.root / name)
 
+    def sound_digest(self, name: str) -> str:
+        return sound_digest(self.root / name)
+
 
 def _digest(path: Path) -> tuple[int, str]:
     return path.stat().st_size, files.sha256(path)
@@ -214,6 +217,10 @@ class Places:
         """Bytes and SHA-256 of a file, or of a member once it is unpacked."""
         with self._file(name) as path:
             return _digest(path)
+
+    def sound_digest(self, name: str) -> str:
+        with self._file(name) as path:
+            return sound_digest(path)
 
     def text(self, name: str) -> str:
         with self._file(name) as path:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nrdata import audio, manifests
+from nrdata.builders.duplicates import told, twins
 from nrdata.builders.plan import Options, Plan, Refused, number
 from nrdata.builders.render import Sources
 from nrdata.builders.rows import PlanRow, Stretch
@@ -45,6 +46,10 @@ def plan(options: Options) -> Plan:
             "folders or zips, and logfiles.zip",
             kind="no_pairs",
         )
+    with Places(places) as files:
+        copies = twins(result.rows, files)
+    if copies:
+        result.notes.append(told(copies, "kept, since the splits are published"))
     result.rows = number(result.rows)
     result.licenses = {facts["license"]: len(result.rows)}
     return result

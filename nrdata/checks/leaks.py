@@ -1,7 +1,7 @@
 """`nr verify-shards --leaks`: what splits share, and clips that overlap the mixture they stand beside.
 
 Known from what is stored: speakers, recordings, stretches of a recording, identical sound. Found in the sound: the same
-noise at another gain, offset or codec (`nrdata.audio.match`).
+noise or speech at another gain, offset or codec (`nrdata.audio.match`), whatever it is called.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_PAIRS = 200_000  # of two splits whose sound is compared: a millisecond or t
 class Leak:
     """One thing shared: its kind, the splits, how often, and examples."""
 
-    kind: str  # speaker, recording, stretch, same_clean, same_noise, same_sound, reference_overlaps
+    kind: str  # speaker, recording, stretch, same_clean, same_noise, same_sound, same_speech, reference_overlaps
     splits: str
     count: int
     examples: list[str]
@@ -66,11 +66,16 @@ def find_leaks(*folders: Path | str) -> tuple[list[Leak], list[str]]:
                 if d in digests[b][field]
             ]
             found.append(_leak(f"same_{field}", pair, same))
-        rows_a, rows_b = thinned(units[a], units[b])
-        if len(rows_a) * len(rows_b) < len(units[a]) * len(units[b]):
-            of = f"{len(units[a])} x {len(units[b])}"
-            notes.append(f"{pair}: the sound of {len(rows_a)} x {len(rows_b)} of {of} stretches was compared")
-        found.append(_leak("same_sound", pair, list(across(dataset, a, rows_a, b, rows_b))))
+        compared = [("noise", "same_sound", units[a], units[b])]
+        if not same_speech:
+            one, two = digests[a]["clean"], digests[b]["clean"]  # what is the same to the bit has been told
+            compared.append(("clean", "same_speech", _without(one, two), _without(two, one)))
+        for field, kind, all_a, all_b in compared:
+            rows_a, rows_b = thinned(all_a, all_b)
+            if len(rows_a) * len(rows_b) < len(all_a) * len(all_b):
+                of = f"{len(all_a)} x {len(all_b)}"
+                notes.append(f"{pair}: the {field} sound of {len(rows_a)} x {len(rows_b)} of {of} was compared")
+            found.append(_leak(kind, pair, list(across(dataset, a, rows_a, b, rows_b, field))))
     for split in dataset.splits:
         found.append(_leak("reference_overlaps", split, list(_references(dataset, split))))
     return [leak for leak in found if leak is not None], notes
@@ -92,8 +97,13 @@ def distinct(index: SplitIndex) -> list[int]:
 
 def thinned(a: list[int], b: list[int]) -> tuple[list[int], list[int]]:
     """Evenly spaced rows, at most about MAX_PAIRS pairs: the larger side is thinned."""
-    step = -(-len(a) * len(b) // MAX_PAIRS)
+    step = max(-(-len(a) * len(b) // MAX_PAIRS), 1)
     return (a[::step], b) if len(a) >= len(b) else (a, b[::step])
+
+
+def _without(digests: dict[bytes, int], others: dict[bytes, int]) -> list[int]:
+    """The rows whose sound is not among the others'."""
+    return sorted(row for digest, row in digests.items() if digest not in others)
 
 
 def _leak(kind: str, splits: str, examples: list[str]) -> Leak | None:
@@ -151,17 +161,21 @@ def _references(dataset: DataSet, split: str) -> Iterator[str]:
             yield f"{key} ({match})"
 
 
-def across(dataset: DataSet, a: str, rows_a: Sequence[int], b: str, rows_b: Sequence[int]) -> Iterator[str]:
-    """Samples of split `a` and split `b` whose noise is the same sound: "key and key (match)"."""
+def across(
+    dataset: DataSet, a: str, rows_a: Sequence[int], b: str, rows_b: Sequence[int], field: str = "noise"
+) -> Iterator[str]:
+    """Samples of split `a` and split `b` whose noise (or another member) is the same sound: "key and key (match)"."""
+    if not rows_a or not rows_b:
+        return
     index_a, index_b = dataset.index(a), dataset.index(b)
     size = fft_size(*(int(max(i.frames)) * RATE // dataset.sample_rate + 1 for i in (index_a, index_b)))
     with Progress(len(rows_a) * len(rows_b), f"pairs of {a} and {b} compared") as progress:
         for first in range(0, len(rows_b), BLOCK):
             rows = rows_b[first : first + BLOCK]
-            block = [whiten(dataset.read(b, row, "noise"), dataset.sample_rate) for row in rows]
+            block = [whiten(dataset.read(b, row, field), dataset.sample_rate) for row in rows]
             spectra = [np.fft.rfft(x, size) for x in block]
             for row_a in rows_a:
-                x = whiten(dataset.read(a, row_a, "noise"), dataset.sample_rate)
+                x = whiten(dataset.read(a, row_a, field), dataset.sample_rate)
                 spectrum = np.fft.rfft(x, size)
                 for row_b, y, other in zip(rows, block, spectra, strict=True):
                     match = compare(x, y, spectrum, other, size)

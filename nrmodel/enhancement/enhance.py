@@ -24,7 +24,7 @@ from nrmodel.diffusion.sampler import Noise
 from nrmodel.enhancement import clip, rumble
 from nrmodel.enhancement.fullband import UpperBand, join_bands, resampled
 from nrmodel.enhancement.interface import Embedding, Model
-from nrmodel.enhancement.layout import Wave, like, sound_of
+from nrmodel.enhancement.layout import Wave, joined, sound_of
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ def enhance_array(
             raise UserError(f"the embedding has shape {tuple(z_r.shape)}: another model made it", kind="embedding")
     else:
         rate = sample_rate if ref_sample_rate is None else ref_sample_rate
-        sound = sound_of(ref, rate, "the reference").samples
+        sound = sound_of(ref, rate, "the reference").samples.astype(np.float32)
         reference = clip.from_wave(model, sound, rate, "the reference", "a clip", ref_as_given, keep_rest=keep_rest)
         if keep_rest:
             reference.must_serve()
@@ -104,12 +104,12 @@ def enhance_array(
     block = int(BLOCK_SECONDS * sample_rate)
 
     def blocks() -> Iterator[np.ndarray]:
-        return (x[i : i + block] for i in range(0, len(x), block))
+        return (x[i : i + block].astype(np.float32, copy=False) for i in range(0, len(x), block))
 
     measured = measure(model, blocks(), sample_rate)
     upper = upper_band(model, sample_rate, x.shape[1], wave, wave_rate) if full_band else None
-    y = np.concatenate(list(enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler, upper)))
-    return like(y, given, noisy)
+    enhanced = enhance_blocks(model, blocks(), measured, sample_rate, z_r, nfe, seed, sampler, upper)
+    return joined(enhanced, given, noisy)
 
 
 def measure(model: Model, blocks: Iterable[np.ndarray], sample_rate: int) -> Measured:

@@ -13,9 +13,9 @@ State is one frame and three spectra a channel, so that sound of any length goes
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import tee
 
 import numpy as np
 import soxr
@@ -115,10 +115,12 @@ class UpperBand:
     def feed(self, x: np.ndarray, low: np.ndarray, enhanced: np.ndarray) -> np.ndarray:
         """`x`, `low` and `enhanced (n, channels)`, the same samples of each -> (m, channels), what is ready of the sum:
         all but the last 16 to 32 ms of what was fed."""
-        self.held = np.concatenate([self.held, np.stack([x - low, low, enhanced], axis=1)])
-        done = [np.zeros((0, x.shape[1]), np.float32)]
-        while (count := len(self.held) // self.hop - 1) > 0:
-            done.append(self._frames(min(count, PIECE)))
+        done, size = [np.zeros((0, x.shape[1]), np.float32)], PIECE * self.hop
+        for i in range(0, len(x), size):  # a minute of sound is not held three times over
+            a, b, c = (part[i : i + size] for part in (x, low, enhanced))
+            self.held = np.concatenate([self.held, np.stack([a - b, b, c], axis=1)])
+            while (count := len(self.held) // self.hop - 1) > 0:
+                done.append(self._frames(min(count, PIECE)))
         return np.concatenate(done)
 
     def flush(self) -> np.ndarray:
@@ -177,12 +179,30 @@ def join_bands(
 
     `lower` takes blocks at the model's rate and gives as many samples, enhanced. What is held is what `lower` holds.
     """
-    whole, source = tee(blocks)
-    inside, plain = tee(resampled(source, sample_rate, model_rate))
+    whole, source = twice(blocks)
+    inside, plain = twice(resampled(source, sample_rate, model_rate))
     low, enhanced = (resampled(part, model_rate, sample_rate) for part in (plain, lower(inside)))
     for x, *bands in aligned(whole, low, enhanced):
         yield upper.feed(x, *bands)
     yield upper.flush()
+
+
+def twice(blocks: Blocks) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
+    """The blocks for two readers; one that both have had is let go (`itertools.tee` keeps 57 of them: an hour)."""
+    source = iter(blocks)
+    ahead: tuple[deque[np.ndarray], deque[np.ndarray]] = deque(), deque()
+
+    def reader(mine: deque[np.ndarray]) -> Iterator[np.ndarray]:
+        while True:
+            if not mine:
+                if (block := next(source, None)) is None:
+                    return
+                for waiting in ahead:
+                    waiting.append(block)
+                del block
+            yield mine.popleft()
+
+    return reader(ahead[0]), reader(ahead[1])
 
 
 def aligned(first: Blocks, *others: Blocks) -> Iterator[list[np.ndarray]]:

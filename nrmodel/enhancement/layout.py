@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ Wave = TypeVar("Wave", np.ndarray, torch.Tensor)
 
 @dataclass(frozen=True)
 class Sound:
-    """float32 `(samples, channels)`, and whether the caller's axes are the other way round."""
+    """Floats `(samples, channels)`, a view of the caller's, and whether his axes are the other way round."""
 
     samples: np.ndarray
     channels_first: bool
@@ -29,7 +30,7 @@ def sound_of(x: np.ndarray | torch.Tensor, sample_rate: int, what: str) -> Sound
     if sample_rate <= 0:
         raise UserError(f"{what} has a sample rate of {sample_rate} Hz")
     if isinstance(x, torch.Tensor):
-        x = (x.detach().float() if x.is_floating_point() else x.detach()).cpu().numpy()
+        x = (x.detach().float() if x.dtype is torch.bfloat16 else x.detach()).cpu().numpy()
     x = np.asarray(x)
     if not np.issubdtype(x.dtype, np.floating):
         raise UserError(f"{what} is {x.dtype}: floats in [-1, 1) are expected, as soundfile reads them")
@@ -41,10 +42,16 @@ def sound_of(x: np.ndarray | torch.Tensor, sample_rate: int, what: str) -> Sound
     if samples.shape[0] < samples.shape[1] > TINY:
         counted = f"{samples.shape[0]} samples of {samples.shape[1]} channels"
         raise UserError(f"{what} has shape {x.shape}, {counted}: give it one sound at a time", kind="layout")
-    return Sound(samples.astype(np.float32, copy=False), channels_first)
+    return Sound(samples, channels_first)
 
 
-def like(samples: np.ndarray, sound: Sound, given: Wave) -> Wave:
-    """`(samples, channels)` in the layout and type of what was given, a tensor on its device; float32."""
-    laid = np.ascontiguousarray(samples.T if sound.channels_first else samples).reshape(np.shape(given))
+def joined(blocks: Iterable[np.ndarray], sound: Sound, given: Wave) -> Wave:
+    """Blocks `(n, channels)`, as many samples as `sound` has, as float32 in the layout and type of what was given, a
+    tensor on its device. Written block by block: nothing but the result is as long as the sound."""
+    laid = np.empty(np.shape(given), np.float32)
+    samples = laid.T if sound.channels_first else laid.reshape(sound.samples.shape)
+    done = 0
+    for block in blocks:
+        samples[done : done + len(block)] = block
+        done += len(block)
     return torch.from_numpy(laid).to(given.device) if isinstance(given, torch.Tensor) else laid

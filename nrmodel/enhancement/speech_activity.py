@@ -15,7 +15,8 @@ FRAME = 512
 LEVEL = 0.05  # RMS that a sound is brought to: the detector was trained at the levels of ordinary recordings
 SPEECH = 0.5  # probability from which a frame is speech
 PAUSE = 0.3  # ... and under which it belongs to a pause
-HANGOVER = 4  # frames of a pause that are left to the speech on either side
+HANGOVER = 4  # frames of a pause that are left to the speech on either side ...
+ONSET, ONSET_FRAMES = 0.28, 16  # ... and of a long one this share, up to so many, where speech begins: it begins softly
 
 
 def speech_probability(x: np.ndarray) -> np.ndarray:
@@ -34,6 +35,7 @@ def longest_pause(x: np.ndarray) -> tuple[int, int]:
     edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8)))
     best = (0, 0)
     for start, stop in edges.reshape(-1, 2):
-        inner = start + HANGOVER * (start > 0), stop - HANGOVER * (stop < len(quiet))  # the file's ends are no speech
+        onset = min(max(HANGOVER, int(ONSET * (stop - start))), ONSET_FRAMES)
+        inner = start + HANGOVER * (start > 0), stop - onset * (stop < len(quiet))  # the file's ends are no speech
         best = max(best, inner, key=lambda pause: pause[1] - pause[0])
     return int(best[0]) * FRAME, min(int(best[1]) * FRAME, len(x))

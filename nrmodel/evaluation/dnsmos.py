@@ -17,7 +17,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrdata.files import write_text
-from nrmodel.evaluation.folders import by_name, check_pairs, drawn, read_mono
+from nrmodel.evaluation.folders import by_name, check_pairs, drawn, read_mono, warn_of_unused
 from nrmodel.evaluation.markdown import escaped, table
 from nrmodel.evaluation.metrics import SAMPLE_RATE
 from nrmodel.evaluation.spreadsheet import csv_cell
@@ -57,6 +57,8 @@ def rate_folders(
     for folder, have in ((enhanced, estimates), (ref, clips)):
         if folder:
             check_pairs(folder, have, noisy, found)
+            warn_of_unused(folder, have, found)
+    warn_of_unused(noisy, found, found)
     lines = []
     names = sorted(found)
     for name in (names[place] for place in drawn(len(names), limit)):

@@ -130,7 +130,7 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         systems += own[:1] if conditions.told() else own  # the negative controls are of the straight sound
     systems += [peer_system(name, modes, asked.ref_seconds) for name in peer_functions.chosen(asked.peers)]
     if asked.enhanced is not None:
-        systems.append(folder_system(asked.enhanced, keys))
+        systems.append(folder_system(asked.enhanced, keys, asked.limit is not None))
     inputs = {**files.inputs, **{role: its for system in systems for role, its in system.inputs.items()}}
     split = asked.split if dataset is not None else ""
     request = request_of(asked, split, files.fingerprint, keys, modes, systems, inputs)

@@ -8,7 +8,8 @@ Plain files have no fingerprint: each is known by its content (`Inputs`), in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from nrmodel.evaluation.metrics import SAMPLE_RATE, looks_swapped
 from nrmodel.evaluation.rungs import ShownClip, spectral_distance_db
 
 RATE_RULE = f"all files are taken as mono and resampled to {SAMPLE_RATE} Hz before enhancement and scoring"
+SHOWN = 5  # names a sentence
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class FolderFiles:
         self.inputs = {role: Inputs(by_name(folder)) for role, folder in folders.items()}
         for role, folder in folders.items():
             check_pairs(folder, self.inputs[role].paths, noisy, self.inputs["noisy"].paths)
+            warn_of_unused(folder, self.inputs[role].paths, self.inputs["noisy"].paths)
         names = sorted(self.inputs["noisy"].paths)
         self.names = [names[place] for place in drawn(len(names), limit)]
         self.rows = range(len(self.names))
@@ -153,6 +156,18 @@ def check_pairs(folder: Path, have: dict[str, Path], noisy_folder: Path, noisy: 
             "pairs have the same name",
             "missing",
         )
+
+
+def warn_of_unused(folder: Path, have: Mapping[str, Path], wanted: Container[str]) -> None:
+    """Name the sound files of a folder that no row is made of: without a noisy file of their name, or of a kind that
+    cannot be read."""
+    alone = [path for name, path in sorted(have.items()) if name not in wanted]
+    foreign = audio.list_foreign(folder)
+    for paths, why in ((alone, "no noisy file has their name"), (foreign, "they need another decoder")):
+        if paths:
+            names = [path.relative_to(folder).as_posix() for path in paths]
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            warnings.warn(f"not used of {folder}: {', '.join(names[:SHOWN])}{more} ({why})", stacklevel=2)
 
 
 def read_mono(path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nrdata.errors import UserError
 from nrmodel.evaluation import peers as peer_functions
-from nrmodel.evaluation.folders import Inputs, Sounds, by_name, check_pairs
+from nrmodel.evaluation.folders import Inputs, Sounds, by_name, check_pairs, warn_of_unused
 from nrmodel.evaluation.schema import CONTROLS
 
 CONTROL_FILES = 48  # the negative controls are run on this many files
@@ -121,8 +121,11 @@ def peer_system(name: str, modes: Sequence[str], ref_seconds: Sequence[float]) -
     return System(f"peer:{name}", enhance, own_modes, seconds, computes=True, version=version)
 
 
-def folder_system(enhanced: Path, keys: Sequence[str]) -> System:
-    """Estimates made elsewhere, `enhanced/NAME`; a key of a data set is a NAME too."""
+def folder_system(enhanced: Path, keys: Sequence[str], limited: bool = False) -> System:
+    """Estimates made elsewhere, `enhanced/NAME`; a key of a data set is a NAME too. `limited`: the others are of files
+    that were not drawn."""
     found = Inputs(by_name(enhanced))
     check_pairs(enhanced, found.paths, Path("the evaluation set"), {key: Path(key) for key in keys})
+    if not limited:
+        warn_of_unused(enhanced, found.paths, keys)
     return System("enhanced", lambda key, sounds, ref, nfe, seed: (found.read(key), []), inputs={"enhanced": found})

@@ -27,6 +27,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def lingering(server: int) -> int:
 class Soak:
     """The jobs with what an undisturbed run of each gives, and what has been counted."""
 
-    def __init__(self, root: Path, seed: int, server: int):
+    def __init__(self, root: Path, seed: int, server: Callable[[], int]):
         self.root, self.random, self.server = root, random.Random(seed), server
         self.counts = {job.name: Counter(dict.fromkeys(COUNTED, 0)) for job in JOBS}
         self.events: list[str] = []
@@ -161,6 +162,7 @@ class Soak:
         """Kill a job up to so many times in one folder, then let it finish; how many kills it were."""
         folder, done, counts = self.fresh(job), 0, self.counts[job.name]
         while done < kills:
+            server = self.server()
             pid = start(job, folder)
             code = ended(pid, self.random.uniform(0, 1.1 * self.seconds[job.name]))
             if code is not None:
@@ -172,7 +174,7 @@ class Soak:
             os.waitpid(pid, 0)
             done += 1
             counts["kills"] += 1
-            if left := lingering(self.server):
+            if left := lingering(server):
                 self.event(job, "left: processes", str(left))
             names = [path.name for path in folder.rglob("*")]
             counts["while locked"] += any("lock" in name for name in names)
@@ -185,6 +187,7 @@ class Soak:
         return done
 
     def finish(self, job: Job, folder: Path) -> None:
+        self.server()
         began, pid = time.monotonic(), start(job, folder)
         code = ended(pid, FINISH_SECONDS)
         if code is None:
@@ -209,11 +212,13 @@ class Soak:
         return {"asked": asked, "kills": total, "minutes": minutes, "jobs": self.counts, "events": self.events}
 
 
-def forkserver_for_all() -> int:
-    """One forkserver with everything imported, which commands in forks of this process use as theirs; its number."""
+def forkserver_for_all() -> Callable[[], int]:
+    """One forkserver with everything imported, which commands in forks of this process use as theirs; gives its number.
+    Python's ends when a client is killed while it asks: asked for its number, a new one is there then."""
     multiprocessing.set_forkserver_preload(PRELOAD)
     server = forkserver._forkserver  # type: ignore[attr-defined]
-    server.ensure_running()
+    ensure_running = server.ensure_running
+    ensure_running()
     resource_tracker.ensure_running()
     # It is no child of the forks, which therefore cannot ask whether it lives.
     server.ensure_running = forkserver.ensure_running = lambda: None
@@ -224,7 +229,12 @@ def forkserver_for_all() -> int:
         return of_kind("forkserver" if kind == "spawn" else kind)
 
     multiprocessing.get_context = context  # type: ignore[assignment]
-    return int(server._forkserver_pid)
+
+    def number() -> int:
+        ensure_running()
+        return int(server._forkserver_pid)
+
+    return number
 
 
 def main() -> int:
