@@ -57,10 +57,14 @@ def blocks(desk: Desk) -> Any:
                 how = gr.Radio([BROUGHT, MARKED, FOUND, NONE], value=BROUGHT, label="The room alone is heard in")
                 room = sound("The room alone", desk.example[1])
                 marked = gr.HTML(
-                    desk.stretch, html_template=_asset("stretch.html"), js_on_load=_asset("stretch.js"), visible=False
+                    desk.stretch,
+                    html_template=_asset("stretch.html"),
+                    js_on_load=_asset("stretch.js"),
+                    apply_default_css=False,
+                    visible=False,
                 )
         button = gr.Button("Remove the noise", variant="primary")
-        result = gr.HTML(desk.opening, js_on_load=_asset("player.js"))
+        result = gr.HTML(desk.opening, js_on_load=_asset("player.js"), apply_default_css=False)
 
         private: dict[str, Any] = {"api_visibility": "private"}
         shows = [gr.update(visible=True), gr.update(visible=False)]
@@ -89,7 +93,8 @@ def serving(model: Model, host: str = "127.0.0.1", port: int = 7860) -> Iterator
         desk = Desk(model, Path(folder))
         demo = blocks(desk)
         desk.sessions.spare()  # gradio's copies of the example, too
-        theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to fetch
+        theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts)
         try:
             _, local, _ = demo.launch(
                 server_name=host, server_port=port or _free_port(), prevent_thread_lock=True, quiet=True, share=False,

@@ -17,7 +17,6 @@ def player(result: Result, address: Address) -> str:
     before, after = (escape(address(path)) for path in (result.before, result.after))
     name = escape(result.after.name)
     wide, narrow = (escape(address(path)) for path in result.pictures)
-    speed = result.took / result.seconds
     return f"""
 <div class="nr-player" role="group" aria-label="Before and after">
   <audio class="nr-before" preload="auto" src="{before}" muted></audio>
@@ -37,7 +36,7 @@ def player(result: Result, address: Address) -> str:
   </div>
 </div>
 <p class="nr-fact"><b>Reference:</b> {escape(result.reference)}.
-  <b>Work:</b> {result.took:.1f} s for {result.seconds:.1f} s of sound ({speed:.2f} s a second).</p>
+  <b>Work:</b> {result.took:.1f} s for {result.seconds:.1f} s of sound.</p>
 {notes(result.told)}
 <picture><source media="(max-width: 640px)" srcset="{narrow}">
   <img class="nr-picture" src="{wide}" alt="Spectrograms before and after: kHz over seconds, in dB"></picture>
@@ -51,7 +50,7 @@ def notes(told: Sequence[str]) -> str:
 
 def fault(text: str) -> str:
     """What a user can mend, in a sentence."""
-    return f'<p class="nr-fault" role="alert">{escape(text[:1].upper() + text[1:])}.</p>'
+    return f'<p class="nr-fault" role="alert">{escape(text)}.</p>'
 
 
 def clock(seconds: float) -> str:
