@@ -214,7 +214,8 @@ def at_desk(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("talk_there", "how", "said"), [(False, desk.NONE, "bring or record a talk"), (True, desk.BROUGHT, "the room first")]
+    ("talk_there", "how", "said"),
+    [(False, desk.NONE, "bring or record a talk"), (True, desk.BROUGHT, "the room first")],
 )
 def test_what_is_missing_is_asked_for(at_desk, talk, talk_there, how, said):
     text = at_desk.press(str(talk) if talk_there else None, how, None, at_desk.stretch, 1.0, "a")

@@ -42,20 +42,21 @@ def blocks(desk: Desk) -> Any:
     def closed(request: gr.Request) -> None:
         desk.sessions.close(request.session_hash)
 
-    def sound(label: str, value: Path) -> Any:
+    def sound(name: str, label: str, value: Path) -> Any:
         return gr.Audio(
-            str(value), sources=["upload", "microphone"], type="filepath", label=label, editable=False, buttons=[]
-        )
+            str(value), sources=["upload", "microphone"], type="filepath", label=label, editable=False, buttons=[],
+            elem_id=f"nr-{name}",
+        )  # fmt: skip
 
     with gr.Blocks(title="nr", analytics_enabled=False, delete_cache=(60, FORGOTTEN_SECONDS)) as demo:
         gr.Markdown(ABOUT)
         with gr.Row():
             with gr.Column():
-                talk = sound("The talk", desk.example[0])
+                talk = sound("talk", "The talk", desk.example[0])
                 strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="share of the noise that is removed")
             with gr.Column():
                 how = gr.Radio([BROUGHT, MARKED, FOUND, NONE], value=BROUGHT, label="The room alone is heard in")
-                room = sound("The room alone", desk.example[1])
+                room = sound("room", "The room alone", desk.example[1])
                 marked = gr.HTML(
                     desk.stretch,
                     html_template=_asset("stretch.html"),

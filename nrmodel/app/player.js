@@ -5,7 +5,7 @@ const both = () => [one(".nr-before"), one(".nr-after")];
 const heard = () => both().find((audio) => !audio.muted);
 const silent = () => both().find((audio) => audio.muted);
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
-const APART = 0.03; // seconds that the two may drift
+const APART = 0.05; // seconds that the two may drift
 
 function draw() {
   const audio = heard();
@@ -46,7 +46,8 @@ element.addEventListener("input", (event) => {
   draw();
 });
 
-// Events of media do not bubble.
+// Events of media do not bubble. A sound that begins late is caught up with as it plays.
+element.addEventListener("timeupdate", (event) => event.target === heard() && together(), true);
 for (const name of ["timeupdate", "play", "pause", "ended", "loadedmetadata"]) element.addEventListener(name, draw, true);
 
 watch("value", () => {
