@@ -3,6 +3,7 @@ test_app_browser.py."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -20,6 +21,13 @@ from nrdata.errors import UserError
 from nrmodel.app import desk, example, press, shown
 
 RATE = 16000
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Pictures cost more than all else: they are drawn where they are looked at."""
+    if "pictures" not in request.node.name:
+        monkeypatch.setattr(press, "spectrograms", lambda sounds, rate, path, width: path.write_bytes(b""))
 
 
 @pytest.fixture
@@ -269,3 +277,14 @@ def test_the_space_needs_what_the_package_needs():
     facts = dict(line.split(": ", 1) for line in head.strip().splitlines())
     assert facts["sdk"] == "gradio" and (root / "space" / facts["app_file"]).exists()
     assert facts["license"].upper() == project["license"]
+
+
+def test_the_space_is_whole(tmp_path):
+    root = Path(__file__).parents[1]
+    subprocess.run(["make", "--silent", "space", f"OUT={tmp_path}"], cwd=root, check=True)
+    wanted = [
+        path for name in ("nrdata", "nrmodel") for path in (root / name).rglob("*") if "__pycache__" not in str(path)
+    ]
+    wanted += [root / "space" / name for name in ("README.md", "app.py", "requirements.txt")]
+    there = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert {path.relative_to(root).as_posix().removeprefix("space/") for path in wanted} <= there
