@@ -3,8 +3,11 @@ test_app_browser.py."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from click.testing import CliRunner
 from helpers import noise, spoken
 from stand_ins import Local
 
-from cli.app import command
+from cli.app import command, wait
 from nrdata import audio
 from nrdata.errors import UserError
 from nrmodel.app import desk, example, press, shown
@@ -266,6 +269,11 @@ def test_without_gradio_the_extra_is_named(monkeypatch):
     result = CliRunner().invoke(command, [])
     assert isinstance(result.exception, UserError)
     assert "pip install 'nr[app]'" in str(result.exception)
+
+
+def test_ctrl_c_is_the_end_of_the_page_and_no_error():
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    wait()
 
 
 def test_the_space_needs_what_the_package_needs():

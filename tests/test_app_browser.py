@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 import urllib.error
@@ -14,6 +15,7 @@ from helpers import noise, spoken
 from test_app import HOSTILE, hostile
 
 import nrmodel
+from cli.main import run
 from nrdata import audio
 
 pytest.importorskip("gradio", reason="needs pip install 'nr[app]'")
@@ -158,3 +160,14 @@ def test_nothing_but_the_page_s_own_files_is_served_and_those_go_with_it(served,
     while set(folder.rglob("*")) - there and time.monotonic() < deadline:
         time.sleep(0.5)
     assert set(folder.rglob("*")) == there
+
+
+def test_the_command_names_the_address_and_a_port_that_is_taken(served, monkeypatch, capsys):
+    from nrmodel.app import page
+
+    assert run(["app", "--port", str(urlsplit(served).port)]) == 2
+    assert "cannot be had" in capsys.readouterr().err
+    monkeypatch.setattr(page, "serving", lambda model, host, port: contextlib.nullcontext(f"http://{host}:{port}/"))
+    monkeypatch.setattr("cli.app.wait", lambda: None)
+    assert run(["app", "--port", "7999"]) == 0
+    assert "http://127.0.0.1:7999/" in capsys.readouterr().out

@@ -77,9 +77,14 @@ def blocks(desk: Desk) -> Any:
     return demo
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
+def _free(host: str, port: int) -> int:
+    """The port, or any free one for 0; before the work of making an example."""
+    try:
+        with socket.create_server((host, port)) as found:
+            return int(found.getsockname()[1])
+    except OSError as e:
+        text = f"port {port} of {host} cannot be had ({e.strerror or e}): give another --port, 0 for any"
+        raise UserError(text, "port") from e
 
 
 def _asset(name: str) -> str:
@@ -88,7 +93,8 @@ def _asset(name: str) -> str:
 
 @contextlib.contextmanager
 def serving(model: Model, host: str = "127.0.0.1", port: int = 7860) -> Iterator[str]:
-    """The page's address while it is served; 0 takes a free port. Raises `UserError` (extra, port)."""
+    """The page's address while it is served; port 0 takes any free one. Raises `UserError` (port)."""
+    port = _free(host, port)
     with tempfile.TemporaryDirectory(prefix="nr-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         desk = Desk(model, Path(folder))
@@ -96,14 +102,11 @@ def serving(model: Model, host: str = "127.0.0.1", port: int = 7860) -> Iterator
         desk.sessions.spare()  # gradio's copies of the example, too
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to fetch
         theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts)
-        try:
-            _, local, _ = demo.launch(
-                server_name=host, server_port=port or _free_port(), prevent_thread_lock=True, quiet=True, share=False,
-                max_file_size=f"{press.MAX_MEGABYTES}mb", footer_links=[], theme=theme, css=_asset("page.css"),
-                enable_monitoring=False, ssr_mode=False,
-            )  # fmt: skip
-        except OSError as e:
-            raise UserError(f"port {port} of {host} cannot be had: give another --port, 0 for any", "port") from e
+        _, local, _ = demo.launch(
+            server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
+            max_file_size=f"{press.MAX_MEGABYTES}mb", footer_links=[], theme=theme, css=_asset("page.css"),
+            enable_monitoring=False,
+        )  # fmt: skip
         try:
             yield str(local)
         finally:

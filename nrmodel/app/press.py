@@ -64,7 +64,7 @@ def take(path: Path, wave: Path, most_seconds: float = MAX_SECONDS, whole: bool 
     """
     name, cuts, done = path.name, [""], 0
     try:
-        if path.stat().st_size > MAX_MEGABYTES * 1e6:
+        if path.is_file() and path.stat().st_size > MAX_MEGABYTES * 1e6:
             raise UserError(f"{name} is larger than {MAX_MEGABYTES} MB: bring a part of it", "bounds")
         head = header(path)
         if head.channels > MAX_CHANNELS or head.sample_rate > MAX_RATE:
