@@ -1,7 +1,7 @@
 // Two sounds run together, one of them muted, so that what is heard changes at the same moment.
 // `element` stays while its inside is replaced: events are listened to here.
 const one = (selector) => element.querySelector(selector);
-const both = () => [one(".nr-before"), one(".nr-after")];
+const both = () => [...element.querySelectorAll("audio")]; // before, after; none while there is no result
 const heard = () => both().find((audio) => !audio.muted);
 const silent = () => both().find((audio) => audio.muted);
 const clock = (s) => `${Math.floor(s / 60)}:${String(Math.floor(s % 60)).padStart(2, "0")}`;
