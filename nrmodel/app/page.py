@@ -65,7 +65,7 @@ def blocks(desk: Desk) -> Any:
                     visible=False,
                 )
         button = gr.Button("Remove the noise", variant="primary")
-        result = gr.HTML(desk.opening, js_on_load=_asset("player.js"), apply_default_css=False)
+        result = gr.HTML(desk.opening, js_on_load=_asset("player.js"), apply_default_css=False, elem_classes="nr-flat")
 
         private: dict[str, Any] = {"api_visibility": "private"}
         shows = [gr.update(visible=True), gr.update(visible=False)]
