@@ -136,10 +136,12 @@ def test_twenty_kills_in_one_build(corpus, undisturbed, tmp_path):
 def test_a_worker_that_dies_is_a_sentence(corpus, tmp_path):
     out = tmp_path / "set"
     with start(corpus, out) as process:
-        wait_for(lambda: list(out.glob(".nr-*.partial")) or process.poll() is not None)
-        workers = [pid for pid in descendants(process.pid) if pid != process.pid and is_worker(pid)]
-        assert workers
-        os.kill(max(workers), signal.SIGKILL)
+
+        def workers() -> list[int]:
+            return [pid for pid in descendants(process.pid) if pid != process.pid and is_worker(pid)]
+
+        wait_for(lambda: (workers() and list(out.glob(".nr-*.partial"))) or process.poll() is not None)
+        os.kill(max(workers()), signal.SIGKILL)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and "a builder process died" in stderr and "Traceback" not in stderr
     wait_for(lambda: not descendants(process.pid), 20)
