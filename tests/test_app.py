@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from helpers import noise, spoken
 from stand_ins import Local
 
+import nrmodel.app
 from cli.app import command, wait
 from nrdata import audio
 from nrdata.errors import UserError
@@ -266,6 +267,7 @@ def test_files_go_with_their_session_and_no_others(at_desk, talk, room):
 def test_without_gradio_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "nrmodel.app.page", raising=False)
+    monkeypatch.delattr(nrmodel.app, "page", raising=False)
     result = CliRunner().invoke(command, [])
     assert isinstance(result.exception, UserError)
     assert "pip install 'nr[app]'" in str(result.exception)
