@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import numpy as np
@@ -138,13 +140,15 @@ def test_hostile_files_are_a_sentence_on_the_page(opened, tmp_path):
         assert "Traceback" not in tab.inner_text("body")
 
 
-def test_nothing_but_the_page_s_own_files_is_served_and_those_go_with_it(served, browser):
-    from gradio.utils import get_cache_folder
-
-    folder = get_cache_folder()
-    assert folder.name.startswith("nr-app-")
+def test_nothing_but_the_page_s_own_files_is_served_and_those_go_with_it(served, browser, tmp_path, monkeypatch):
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
     there = set(folder.rglob("*"))
-    for path in (__file__, "/etc/passwd", f"{folder}/../../etc/passwd", nrmodel.__file__, "pyproject.toml", folder):
+    monkeypatch.chdir(tmp_path)
+    here = [Path("mine.wav"), Path(".gradio/cached_examples/mine.wav")]
+    for path in here:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for path in (*here, __file__, "/etc/passwd", f"{folder}/../../etc/passwd", nrmodel.__file__, folder):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{served}gradio_api/file={quote(str(path))}")
         assert refused.value.code in (403, 404)

@@ -96,7 +96,7 @@ def serving(model: Model, host: str = "127.0.0.1", port: int = 7860) -> Iterator
     """The page's address while it is served; port 0 takes any free one. Raises `UserError` (port)."""
     port = _free(host, port)
     with tempfile.TemporaryDirectory(prefix="nr-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = folder  # gradio serves both
         desk = Desk(model, Path(folder))
         demo = blocks(desk)
         desk.sessions.spare()  # gradio's copies of the example, too
