@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import time
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -39,6 +41,9 @@ def served():
 
     with page.serving(nrmodel.load(), port=0) as address:
         yield address
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # the server's sockets, before another test is told of them
 
 
 @pytest.fixture(scope="module")

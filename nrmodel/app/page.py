@@ -34,13 +34,13 @@ def blocks(desk: Desk) -> Any:
     """The layout."""
 
     def pressed(talk: Any, how: Any, room: Any, marked: Any, strength: Any, request: gr.Request) -> str:
-        return desk.press(talk, how, room, marked, strength, request.session_hash)
+        return desk.press(talk, how, room, marked, strength, str(request.session_hash))
 
     def brought(talk: Any, request: gr.Request) -> tuple[dict[str, Any], str]:
-        return desk.brought(talk, request.session_hash)
+        return desk.brought(talk, str(request.session_hash))
 
     def closed(request: gr.Request) -> None:
-        desk.sessions.close(request.session_hash)
+        desk.sessions.close(str(request.session_hash))
 
     def sound(name: str, label: str, value: Path) -> Any:
         return gr.Audio(
@@ -100,8 +100,10 @@ def serving(model: Model, host: str = "127.0.0.1", port: int = 7860) -> Iterator
         desk = Desk(model, Path(folder))
         demo = blocks(desk)
         desk.sessions.spare()  # gradio's copies of the example, too
-        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # none to fetch
-        theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", **fonts)
+        theme = gr.themes.Default(  # fonts that need not be fetched
+            primary_hue="indigo", neutral_hue="slate", font=["system-ui", "sans-serif"],
+            font_mono=["ui-monospace", "monospace"],
+        )  # fmt: skip
         _, local, _ = demo.launch(
             server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
             max_file_size=f"{press.MAX_MEGABYTES}mb", footer_links=[], theme=theme, css=_asset("page.css"),
