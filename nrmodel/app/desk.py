@@ -11,6 +11,7 @@ from urllib.parse import quote
 from nrdata.errors import UserError
 from nrmodel.app import example, press, shown
 from nrmodel.enhancement.interface import Model
+from nrmodel.enhancement.jobs import Span
 
 BROUGHT, MARKED, FOUND, NONE = "a recording of it", "a stretch of the talk", "its longest pause", "nothing"
 
@@ -66,8 +67,9 @@ class Desk:
                 raise UserError("bring or record the room first, or choose where else it is heard alone")
             clip = Path(room) if room and how == BROUGHT else None
             folder = self.sessions.new(session, Path(talk), clip)
-            span = float(marked["from"]), float(marked["to"])
-            reference = {BROUGHT: clip, MARKED: span, FOUND: "auto", NONE: None}[how]
+            reference: Path | Span | str | None = {BROUGHT: clip, FOUND: "auto"}.get(how)
+            if how == MARKED:
+                reference = float(marked["from"]), float(marked["to"])
             return shown.player(press.enhanced(self.model, Path(talk), reference, strength, folder), address)
         except UserError as e:
             return shown.fault(str(e))

@@ -98,8 +98,9 @@ def enhanced(model: Model, talk: Path, room: Path | Span | str | None, strength:
     """`talk` with the noise removed; everything made lies in `folder`. `room`: a clip of the noise alone, the seconds
     of the talk in which it is heard alone, "auto" for its longest pause, or None. Raises `UserError`."""
     taken = take(talk, folder / "before.wav")
-    called, ref, span = [(taken.wave, taken.name)], None, None
-    cuts = [taken.cut]
+    called, cuts = [(taken.wave, taken.name)], [taken.cut]
+    ref: Path | None = None
+    span: Span | str | None = None
     if isinstance(room, Path):
         brought = take(room, folder / "room.wav", clip.MAX_REF_SECONDS, whole=False)
         ref, cuts = brought.wave, [*cuts, brought.cut]
@@ -114,7 +115,7 @@ def enhanced(model: Model, talk: Path, room: Path | Span | str | None, strength:
     (outcome,) = enhance_files(model, [job], left=share_left(strength))
     if outcome.status == "failed":
         raise UserError(outcome.notes[-1])
-    used = outcome.reference if ref is None else outcome.reference.replace(ref.name, brought.name)
+    used = outcome.reference if ref is None else outcome.reference.replace(ref.name, called[-1][1])
     pictures = [folder / f"spectrograms-{width:g}.png" for width in WIDTHS]
     sounds = {"before": _mono(taken.wave), "after": _mono(job.out)}
     for picture, width in zip(pictures, WIDTHS, strict=True):
