@@ -12,7 +12,7 @@ SOURCE ?= synthetic
 REF_MODE ?= disjoint:0.5,env:0.2,none:0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lowest lint shards train eval-mismatch enhance bench results clean
+.PHONY: help setup demo test check lowest lint shards train eval-mismatch enhance space bench results clean
 
 help: ## this map
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ eval-mismatch: setup ## none, oracle, same place, same environment, mismatch: CH
 
 enhance: setup ## enhance files: FILES="a.wav b.wav" REF=clip.wav OUT=folder
 	$(NR) enhance $(FILES) $(if $(REF),--ref $(REF)) --out $(or $(OUT),out)
+
+space: ## all of a Hugging Face Space of the page (nr app), into OUT=out/space
+	mkdir -p $(or $(OUT),out/space)
+	cp -R space/. nrdata nrmodel $(or $(OUT),out/space)
 
 bench: setup ## the benchmarks, into benchmarks/results/
 	for b in network enhance data; do $(PY) benchmarks/$$b.py | tee benchmarks/results/$$b.txt; done

@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Score reference modes on a split, with paired differences and intervals."),
     "enhance": ("enhance", "Remove noise from files, with or without a noise reference."),
     "live": ("live", "Remove noise from the microphone while you speak."),
+    "app": ("app", "A page in the browser: bring a talk and its room, hear it before and after."),
     "experiment": ("experiment", "Run a plan of trainings and evaluations; print its verdicts."),
     "convert": ("convert", "Read an SGMSE+ checkpoint of the reference project."),
     "doctor": ("doctor", "What loads on this machine, what does not, what to do."),

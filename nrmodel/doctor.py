@@ -20,7 +20,8 @@ REQUIRED = {  # distribution -> module
 OPTIONAL = {  # distribution -> (module, extra that brings it)
     "ray": ("ray", "ray"), "fsspec": ("fsspec", "s3"), "s3fs": ("s3fs", "s3"), "speechmos": ("speechmos", "dnsmos"),
     "noisereduce": ("noisereduce", "peers"), "pyrnnoise": ("pyrnnoise", "peers"),
-    "tensorboard": ("tensorboard", "tensorboard"), "pytest": ("pytest", "dev"),
+    "tensorboard": ("tensorboard", "tensorboard"), "av": ("av", "video"), "sounddevice": ("sounddevice", "live"),
+    "gradio": ("gradio", "app"), "pytest": ("pytest", "dev"),
 }  # fmt: skip
 
 

@@ -8,18 +8,24 @@ import numpy as np
 
 from nrdata import drawing
 
+COLUMNS = 8000  # about as many at most, of a sound of minutes
 
-def spectrograms(signals: dict[str, np.ndarray], sample_rate: int, path: Path, title: str = "") -> None:
-    """Write a PNG: spectrograms of named signals `(samples,)` under each other, in dB on one scale of 70 dB."""
+
+def spectrograms(
+    signals: dict[str, np.ndarray], sample_rate: int, path: Path, title: str = "", width: float = 8.0
+) -> None:
+    """Write a PNG, `width` inches wide: spectrograms of named signals `(samples,)` under each other, in dB on one scale
+    of 70 dB."""
     from scipy.signal import stft
 
     plt = drawing.pyplot()
     levels = {}
+    hop = int(np.clip(max(map(len, signals.values())) // COLUMNS, 128, 512))
     for name, signal in signals.items():
-        _, _, values = stft(signal, sample_rate, nperseg=512, noverlap=384)
+        _, _, values = stft(signal, sample_rate, nperseg=512, noverlap=512 - hop)
         levels[name] = 20 * np.log10(np.abs(values) + 1e-7)
     top = max(level.max() for level in levels.values())
-    figure, axes = plt.subplots(len(signals), 1, figsize=(8, 1.9 * len(signals)), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(len(signals), 1, figsize=(width, 1.9 * len(signals)), sharex=True, layout="constrained")
     for axis, (name, level) in zip(np.atleast_1d(axes), levels.items(), strict=True):
         length = len(signals[name]) / sample_rate
         image = axis.imshow(

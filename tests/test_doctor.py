@@ -59,3 +59,11 @@ def test_every_required_dependency_of_the_package_is_looked_at():
 
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert {entry.split(">")[0] for entry in project["dependencies"]} == doctor.REQUIRED.keys()
+
+
+def test_every_extra_is_looked_at():
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert {extra for _, extra in doctor.OPTIONAL.values()} == project["optional-dependencies"].keys()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
+import math
 import re
 import shutil
 import subprocess
@@ -54,10 +55,10 @@ def probe(path: Path) -> Media:
     raise UserError(f"{path} needs a decoder: pip install 'nr[video]', or install ffmpeg", kind="no_decoder")
 
 
-def decode(path: Path, wave: Path) -> str:
-    """Write the first sound track from the beginning of the film on, at its rate, to `wave` (.w64, float32). Returns
-    what is to be said where it is cut short."""
-    return _decode_av(path, wave) if importlib.util.find_spec("av") else _decode_ffmpeg(path, wave)
+def decode(path: Path, wave: Path, most_seconds: float = math.inf) -> str:
+    """Write the first sound track from the beginning of the film on, at its rate, to `wave` (.w64, float32), a little
+    more than `most_seconds` of it at most. Returns what is to be said where it is cut short."""
+    return (_decode_av if importlib.util.find_spec("av") else _decode_ffmpeg)(path, wave, most_seconds)
 
 
 def check_writable(path: Path, channels: int) -> None:
@@ -109,7 +110,7 @@ def _probe_av(path: Path) -> Media:
         return Media(sound.rate, sound.channels, seconds, picture, len(media.streams.audio))
 
 
-def _decode_av(path: Path, wave: Path) -> str:
+def _decode_av(path: Path, wave: Path, most_seconds: float) -> str:
     import av
 
     done, cut, declared = 0, "", 0.0
@@ -136,6 +137,8 @@ def _decode_av(path: Path, wave: Path) -> str:
                     for piece in to_float.resample(frame):
                         put(piece.to_ndarray().reshape(-1, channels))
                         done += piece.samples
+                    if done / rate > most_seconds:
+                        return ""
             except av.FFmpegError as e:
                 cut = f"damaged or cut short ({e.strerror})"
     if not cut and done / rate < declared - 0.5:
@@ -235,9 +238,10 @@ def _probe_ffmpeg(path: Path) -> Media:
     return Media(head.samplerate, head.channels, 3600 * hours + 60 * minutes + rest, picture, tracks)
 
 
-def _decode_ffmpeg(path: Path, wave: Path) -> str:
+def _decode_ffmpeg(path: Path, wave: Path, most_seconds: float) -> str:
     whole = ["-af", "aresample=async=1:first_pts=0", "-c:a", "pcm_f32le", "-f", "w64", "-y", _url(wave)]
-    done = _run([*FFMPEG, "-v", "error", "-i", _url(path), "-map", "0:a:0", *whole], path)
+    limit = [] if math.isinf(most_seconds) else ["-t", f"{most_seconds + 0.1:.3f}"]
+    done = _run([*FFMPEG, "-v", "error", "-i", _url(path), "-map", "0:a:0", *limit, *whole], path)
     told = done.stderr.decode(errors="replace").strip().splitlines()
     return f"{path} is damaged or cut short ({told[-1]})" if told else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,15 +45,17 @@ def header(path: Path) -> Header:
 
 
 @contextlib.contextmanager
-def readable(path: Path, folder: Path | None = None) -> Iterator[tuple[Path, str]]:
+def readable(
+    path: Path, folder: Path | None = None, most_seconds: float = math.inf
+) -> Iterator[tuple[Path, str]]:
     """A file of the same sound that `audio` reads: itself, or one of the same name in a temporary folder (below
-    `folder`); and what is to be said where it is cut short."""
+    `folder`), into which little more than `most_seconds` are decoded; and what is to be said where it is cut short."""
     if not header(path).decoded:
         yield path, ""
         return
     with tempfile.TemporaryDirectory(dir=folder) as here:
         wave = Path(here) / "sound.w64"
-        cut = media.decode(path, wave)
+        cut = media.decode(path, wave, most_seconds)
         yield wave.rename(wave.with_name(path.name)), cut
 
 
