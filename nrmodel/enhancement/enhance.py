@@ -260,7 +260,7 @@ def _windowed(
 
 
 def rising(count: int) -> np.ndarray:
-    """Weights `(count,)` of what comes in where two windows share `count` samples; what goes out has the rest to one."""
+    """Weights `(count,)` of what comes in where two windows share so many samples; what goes out has the rest to 1."""
     rise: np.ndarray = np.sin(np.pi / 2 * (np.arange(count) + 0.5) / max(count, 1)).astype(np.float32) ** 2
     return rise
 
