@@ -2,7 +2,7 @@
 
 DATA holds speech.csv, noise.csv and their files at 16 kHz. Mixtures of its test split at 0 and 5 dB, as one window and
 as a stream of chunks with less and more of the past before and of the sound after them (`--settings CHUNK:PAST:AFTER`,
-in seconds, with commas between), without a reference and with a second of the same recording. Writes rows.jsonl and
+in seconds, with commas between), without a reference and with a second of the same recording. Writes measured.jsonl and
 table.md; where rows are there, it goes on behind them. The real-time factor is processor time of one thread over
 duration, so that other work on the machine does not count, but for the caches.
 """
@@ -130,7 +130,7 @@ def main() -> None:
     settings = [tuple(map(float, pair.split(":"))) for pair in options.settings.split(",")]
     model = nrmodel.load(default_checkpoint()[0])
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "rows.jsonl").open("a+") as file:
+    with (options.out / "measured.jsonl").open("a+") as file:
         file.seek(0)
         rows = [Row(**json.loads(line)) for line in file]
         done = {astuple(row)[:8] for row in rows}

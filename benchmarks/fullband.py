@@ -4,7 +4,7 @@ DATA holds speech.csv, noise.csv and their files at 48 kHz. Mixtures of its seco
 (every other one; the first half is where the constants of nrmodel/enhancement/fullband.py were chosen) at 0, 5 and
 10 dB, and what is above 8 kHz in the output: SNR, and log-spectral distance to the clean sound. The clip is two
 seconds of the same recording behind the mixture's. Systems: today's output with nothing up there; with the noisy band
-left as it is; this one without and with the clip; DeepFilterNet3. Writes rows.jsonl and
+left as it is; this one without and with the clip; DeepFilterNet3. Writes measured.jsonl and
 table.md; where rows are there, it goes on behind them.
 """
 
@@ -160,7 +160,7 @@ def main() -> None:
     torch.set_num_threads(1)
     model = nrmodel.load(default_checkpoint()[0])
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "rows.jsonl").open("a+") as file:
+    with (options.out / "measured.jsonl").open("a+") as file:
         file.seek(0)
         rows = [Row(**json.loads(line)) for line in file]
         done = {astuple(row)[:4] for row in rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import shutil
 import sys
 import time
@@ -12,7 +13,10 @@ from pathlib import Path
 from .main import run
 
 DEMO = Path("demo")
-STEPS = 400
+STEPS = 400  # of training, or as many as fit into ...
+TRAINING_SECONDS = 120.0  # ... so much time at the rate of ...
+FIRST_STEPS = 20
+FILES = 24  # of evaluations
 
 
 def main() -> int:
@@ -27,19 +31,28 @@ def main() -> int:
         ),
         ("Look at it", ["inspect", str(shards)]),
         (
-            f"Train `nano` for {STEPS} steps on references from the same place, the same environment, and none",
-            f"train --shards {shards} --out {trained} --max-steps {STEPS} --validate-every {STEPS}".split(),
+            "Train `nano` on references from the same place, the same environment, and none; first a few steps, timed",
+            f"train --shards {shards} --out {trained} --max-steps {FIRST_STEPS} --validate-every {STEPS}".split(),
+        ),
+        (
+            "Go on with it",
+            f"train --shards {shards} --out {trained} --max-steps MEASURED --validate-every {STEPS}".split(),
         ),
         (
             "Compare references: none, from the same moment, the same place, the same environment, another one",
             f"evaluate --checkpoint {trained} --shards {shards} --split test".split()
-            + f"--modes none,oracle,disjoint,env,mismatch --limit 48 --out {table}".split(),
+            + f"--modes none,oracle,disjoint,env,mismatch --limit {FILES} --out {table}".split(),
         ),
     ]
+    count = STEPS
     for number, (what, command) in enumerate(steps, 1):
-        code = _step(f"{number}/{len(steps) + 2}  {what}", command)
+        code = _step(f"{number}/{len(steps) + 2}  {what}", [str(count) if c == "MEASURED" else c for c in command])
         if code:
             return code
+        if str(FIRST_STEPS) in command:
+            logged = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
+            count = affordable([line["rate"] for line in logged if "rate" in line][-1])
+            print(f"   {count} steps in all, at most {STEPS}: what this machine does in some {TRAINING_SECONDS:.0f} s")
     code = _shipped(f"{len(steps) + 1}/{len(steps) + 2}  The model that ships with nr, on the same files", shards)
     if code:
         return code
@@ -56,6 +69,11 @@ def main() -> int:
     return 0
 
 
+def affordable(steps_per_second: float) -> int:
+    """Steps of training in all: those of `TRAINING_SECONDS` at that rate, at most `STEPS`."""
+    return min(STEPS, FIRST_STEPS + int(TRAINING_SECONDS * steps_per_second))
+
+
 def _step(what: str, command: list[str]) -> int:
     print(f"\n== {what}\n   $ nr {' '.join(command)}", flush=True)
     begun = time.monotonic()
@@ -67,7 +85,7 @@ def _step(what: str, command: list[str]) -> int:
 def _shipped(what: str, shards: Path) -> int:
     """The shipped model's means beside those above: of its table only that part."""
     with contextlib.redirect_stdout(io.StringIO()):
-        command = f"evaluate --shards {shards} --split test --modes none,disjoint --limit 48 --out {DEMO}/shipped"
+        command = f"evaluate --shards {shards} --split test --modes none,disjoint --limit {FILES} --out {DEMO}/shipped"
         begun = time.monotonic()
         code = run(command.split())
     print(f"\n== {what}\n   $ nr {command}   ({time.monotonic() - begun:.0f} s)")

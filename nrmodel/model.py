@@ -90,9 +90,10 @@ class Model(nn.Module):
         """Whether the model has a conditioning at all; if not, every z_r is `(B, 0)`."""
         return self.reference is not None
 
-    def null(self, batch: int = 1) -> Tensor:
-        """z_r of the null reference `(batch, D)`."""
-        return torch.zeros(batch, 0, device=self.device) if self.reference is None else self.reference.null(batch)
+    def null(self, batch: int = 1) -> Embedding:
+        """z_r of the null reference `(batch, D)`, D = 0 where the model takes none."""
+        z_r = torch.zeros(batch, 0, device=self.device) if self.reference is None else self.reference.null(batch)
+        return z_r.as_subclass(Embedding)
 
     @property
     def can_keep(self) -> bool:
@@ -102,7 +103,9 @@ class Model(nn.Module):
     def embed_batch(self, ref: Tensor, samples: Tensor, keep: Tensor | None = None) -> Tensor:
         """z_r of clips `(B, R)` at the model's rate, `samples (B,)` of them valid, 0 for null; `keep` bool `(B,)`: of
         which clips only their own sound is to go."""
-        z_r: Tensor = self.null(len(ref)) if self.reference is None else self.reference(ref, samples, keep)
+        if self.reference is None:
+            return ref.new_zeros(len(ref), 0)
+        z_r: Tensor = self.reference(ref, samples, keep)
         return z_r
 
     @torch.inference_mode()

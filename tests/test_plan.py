@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,7 +161,7 @@ def test_a_plan_file_gives_the_plan_back(tmp_path):
     path = tmp_path / "plan.jsonl"
     path.write_text(example().text())
     assert read_plan(path) == Plan(example().rows)
-    for file in (path, Path(manifests.__file__).parent / "test-plan.jsonl"):
+    for file in (path, manifests.FOLDER / "test-plan.jsonl"):
         assert read_plan(file).text() == file.read_text()
 
 

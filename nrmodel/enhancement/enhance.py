@@ -79,6 +79,7 @@ def enhance_array(
     """
     given = sound_of(noisy, sample_rate, "the noisy sound")
     x = given.samples
+    z_r: torch.Tensor
     wave, wave_rate = None, 0
     if ref is None:
         z_r = model.null(1)

@@ -49,10 +49,10 @@ class Model(Protocol):
     def level(self, wave: Tensor) -> Tensor:
         """What waves `(B, samples)` are divided by, `(B,)`; 0 for silence."""
 
-    def null(self, batch: int) -> Tensor:
+    def null(self, batch: int) -> Embedding:
         """z_r of the null reference, `(batch, D)`."""
 
-    def embed(self, ref: np.ndarray, sample_rate: int, keep_rest: bool = False) -> Tensor:
+    def embed(self, ref: np.ndarray, sample_rate: int, keep_rest: bool = False) -> Embedding:
         """z_r `(1, D)` of a clip `(samples,)`, taken as it is; `keep_rest`: only its sound is to go."""
 
     def enhance_window(

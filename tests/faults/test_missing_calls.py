@@ -100,11 +100,22 @@ def test_a_user_without_name_and_home_can_work(tmp_path, command):
 # Screens --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def matplotlib_is_not_loaded():
+    """As in a child of the notebook; afterwards the modules that other tests hold are the loaded ones again."""
+
+    def taken() -> dict[str, object]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "matplotlib"}
+
+    loaded = taken()
+    yield
+    taken()
+    sys.modules.update(loaded)
+
+
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "TkAgg", ""])
-def test_pictures_are_drawn_whatever_a_notebook_has_chosen(tmp_path, monkeypatch, backend):
+def test_pictures_are_drawn_whatever_a_notebook_has_chosen(tmp_path, monkeypatch, matplotlib_is_not_loaded, backend):
     monkeypatch.setenv("MPLBACKEND", backend)
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)  # loaded anew, as in a child of the notebook
     assert drawing.matplotlib().get_backend().lower() == "agg" and os.environ["MPLBACKEND"] == backend
     pictures.spectrograms({"a": speech(0.3), "b": noise(0.3)}, RATE, tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
