@@ -146,9 +146,9 @@ def versions(
     found = [
         scored("noisy", noisy),
         Version("the clip", clip.sound, note="the same place at another time"),
-        scored("nr, no clip", made(model, None)),
-        scored("nr, the clip", made(model, model.embed(clip.sound, rate))),
-        scored("nr, wrong clip", another, f"a clip of {place_of_clip(wrong.source)}"),
+        scored("nr without clip", made(model, None)),
+        scored("nr with clip", made(model, model.embed(clip.sound, rate))),
+        scored("nr with wrong clip", another, f"a clip of {place_of_clip(wrong.source)}"),
     ]
     if example.second is not None:
         kept = made(keeping, keeping.embed(clip.sound, rate, keep_rest=True))

@@ -1,4 +1,4 @@
-"""The page of examples: what is committed stands alone, is attributed, licensed and small; how it is chosen and made."""
+"""The page of examples: the committed one stands alone, is attributed, licensed, small; how it is chosen and made."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_every_example_has_its_versions_with_scores_of_one_length(page):
     for number, (attrs, (condition, _)) in enumerate(zip(sections, listen.SLOTS, strict=True), 1):
         assert attrs["aria-label"].endswith(f", {condition}" if condition else " dB")
         names = [player["aria-label"].partition(" of ")[0] for player in page.all("audio", number)]
-        assert names[:5] == ["noisy", "the clip", "nr, no clip", "nr, the clip", "nr, wrong clip"]
+        assert names[:5] == ["noisy", "the clip", "nr without clip", "nr with clip", "nr with wrong clip"]
         assert {"DeepFilterNet3", "DTLN", "RNNoise", "clean speech"} <= set(names)
         assert ("nr --keep-rest" in names) == (condition == "two noises")
         pressed = [button["aria-pressed"] for button in page.all("button", number)]
@@ -121,8 +121,8 @@ def test_every_example_has_its_versions_with_scores_of_one_length(page):
 
 def test_share_alike_and_unknown_licences_are_not_shown(tmp_path):
     path = tmp_path / "sources.csv"
-    rows = [f"{name},{licence},t,a,l" for name, licence in
-            (("a", "CC0"), ("b", "CC BY-SA 3.0"), ("c", "CC-BY-NC-SA-4.0"), ("d", "not stated"), ("e", "CC BY 4.0"))]  # fmt: skip
+    licences = {"a": "CC0", "b": "CC BY-SA 3.0", "c": "CC-BY-NC-SA-4.0", "d": "not stated", "e": "CC BY 4.0"}
+    rows = [f"{name},{licence},t,a,l" for name, licence in licences.items()]
     path.write_text("\n".join(["path,license,title,author,link", *rows]))
     assert list(listen.sources(path)) == ["a", "e"]
 
@@ -155,17 +155,17 @@ def test_examples_are_drawn_from_what_may_be_shown_and_no_place_or_speaker_comes
 def test_all_versions_of_an_example_have_one_gain_and_the_same_bytes_again(tmp_path):
     clean, bed = speech(1.0), noise(1.0)
     found = [listen.Version("noisy", clean + bed, {"estoi": 0.5}), listen.Version("the clip", 9 * bed),
-             listen.Version("nr, no clip", clean, note="as it is")]  # fmt: skip
+             listen.Version("nr without clip", clean, note="as it is")]  # fmt: skip
     made = []
     for name in ("once", "again"):
         (tmp_path / name).mkdir()
         made.append(listen.write_versions(found, 3, RATE, tmp_path / name))
-    assert made[0] == made[1] and [v["sound"] for v in made[0]][2] == "03-nr-no-clip.opus"
+    assert made[0] == made[1] and [v["sound"] for v in made[0]][2] == "03-nr-without-clip.opus"
     for path in (tmp_path / "once").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
     heard = {v["name"]: soundfile.read(tmp_path / "once" / v["sound"])[0] for v in made[0]}
     gain = listen.PEAK / np.abs(clean + bed).max()
-    for name, sound in (("noisy", clean + bed), ("nr, no clip", clean)):
+    for name, sound in (("noisy", clean + bed), ("nr without clip", clean)):
         fit = float(heard[name] @ sound / (sound @ sound))
         assert len(heard[name]) == RATE and abs(fit / gain - 1) < 0.1, name
     assert np.abs(heard["the clip"]).max() <= 1

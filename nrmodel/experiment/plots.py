@@ -21,7 +21,7 @@ from nrmodel.evaluation.names import clip_name, system_name
 from nrmodel.evaluation.schema import setting_of
 
 COLOURS = ("#1f5fa8", "#b5541c", "#3d7d3d", "#7a3d8f", "#c2a000", "#0b8a8f")  # of the environments on the map that
-MARKERS = "os^vDP"  # are told apart
+MARKERS = "os^vDp"  # are told apart
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def quality_by_calls(summary: dict[str, Any]) -> bytes:
     shown = {name: entries for name, entries in lines.items() if len(entries) > 1}
     if not shown:
         return b""
-    with panels(shown, 10.0, 3.0) as (_, axes, buffer):
+    with panels(shown, 10.0, 3.2) as (fig, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             for k, (name, entries) in enumerate(shown.items()):
                 known = [(e["nfe"], e["metrics"][metric]) for e in entries if e["metrics"][metric]["mean"] is not None]
@@ -252,7 +252,7 @@ def quality_by_calls(summary: dict[str, Any]) -> bytes:
             axis.set_xticks(calls, [str(n) for n in calls])
             axis.minorticks_off()
             axis.set(xlabel="network calls", ylabel=METRICS[metric].heading)
-        axes[0].legend(fontsize=7)
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     return buffer.getvalue()
 
 

@@ -91,7 +91,7 @@ def page(template: str, folder: Path | None = None, **shown: Any) -> str:
 def scores_told(scores: dict[str, float | None]) -> str:
     """The metrics that there are, in one line."""
     known = [(METRICS[m], scores[m]) for m in METRICS if scores.get(m) is not None]
-    return ", ".join(f"{metric.heading} {plain(value, metric.digits)}" for metric, value in known)
+    return ", ".join(f"{metric.title} {plain(value, metric.digits)} {metric.unit}".rstrip() for metric, value in known)
 
 
 def data_url(kind: str, data: bytes) -> str:
