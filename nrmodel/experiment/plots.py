@@ -95,7 +95,7 @@ def lying(axes: Any, names: list[str], metrics: list[dict[str, Any]]) -> None:
         axis.set_yticks(range(len(names)), names[::-1] if axis is axes[0] else [])
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.margins(x=0.08)
-        axis.locator_params(axis="x", nbins=6)
+        axis.locator_params(axis="x", nbins=4)
 
 
 def point(axis: Any, estimate: dict[str, Any], y: float, metric: str) -> None:
