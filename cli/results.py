@@ -12,7 +12,6 @@ where something would change.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -75,8 +74,9 @@ def make(folder: Path, out: Path) -> None:
 
     if (folder / "rows.jsonl").exists():
         summary = write_tables(read_rows(folder / "rows.jsonl"), out, read_speed(folder))
-        if folder.parent.name != "evaluations":  # an experiment's own pictures show these
-            write_bytes(out / "means.png", plots.means_by_mode(summary))
+        # An experiment's own pictures show its evaluations.
+        if folder.parent.name != "evaluations" and (gains := plots.paired_gains(summary)):
+            write_bytes(out / "means.png", gains)
         if curves := plots.quality_by_calls(summary):
             write_bytes(out / "calls.png", curves)
     if (folder / "parts.jsonl").exists():
@@ -88,9 +88,10 @@ def make(folder: Path, out: Path) -> None:
 
         write_against(folder, out)
     if (folder / "log.jsonl").exists():
-        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        told = [(line["step"], line["loss"]) for line in lines if isinstance(line.get("loss"), float)]
-        write_bytes(out / "loss.png", plots.loss_curve([step for step, _ in told], [loss for _, loss in told]))
+        from nrmodel.training.curve import read_curve
+
+        told = read_curve(folder)
+        write_bytes(out / "loss.png", plots.loss_curve(told.steps, told.loss, told.validation, told.own_from))
     if (folder / "plan.toml").exists() and (folder / "cells").is_dir():
         from nrmodel.experiment.plan import read_plan
         from nrmodel.experiment.report import write_tables as write_report_tables

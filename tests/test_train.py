@@ -118,8 +118,10 @@ def test_a_larger_budget_goes_on_and_a_finished_run_says_so(tiny_dataset, tmp_pa
     train.train(config(tiny_dataset, tmp_path / "run", max_steps=4))
     assert checkpoint.read_state(tmp_path / "run" / "train-state.pt")["step"] == 4
     assert "from step 2 of 4" in capsys.readouterr().err
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
     assert steps == sorted(steps)
+    assert [line["own_from"] for line in lines if "loss" in line] == [1, 1]  # a budget that grows does not take it back
 
 
 @pytest.mark.parametrize("mode", ["none", "oracle", "disjoint", "env", "mismatch", "disjoint:0.5,none:0.5"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,13 +232,18 @@ def _windowed(
     hop = model.spectrogram.hop
     size, fade = (round(s * model.sample_rate / hop) * hop for s in (WINDOW_SECONDS, FADE_SECONDS))
     whole = int(WHOLE_SECONDS * model.sample_rate)
-    rise = np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / fade)[:, None].astype(np.float32) ** 2
+    rise = rising(fade)[:, None]
     held = np.zeros((0, len(levels)), np.float32)
     tail: np.ndarray | None = None
     first_frame = 0
 
     def enhanced(window: np.ndarray) -> np.ndarray:
-        y = _window(model, window, levels, z_r, nfe, frame_noise(seed, first_frame, model.device), sampler)
+        noise = frame_noise(seed, first_frame, model.device)
+
+        def call(y: torch.Tensor) -> torch.Tensor:
+            return model.enhance_window(y, z_r.expand(len(y), -1), nfe, noise, sampler)
+
+        y = by_channel(window, levels, call, model.device)
         if tail is not None:
             y[:fade] = y[:fade] * rise + tail
         return y
@@ -255,21 +260,21 @@ def _windowed(
         yield enhanced(held)
 
 
-def _window(
-    model: Model,
-    window: np.ndarray,
-    levels: np.ndarray,
-    z_r: torch.Tensor,
-    nfe: int | None,
-    noise: Noise,
-    sampler: str,
+def rising(count: int) -> np.ndarray:
+    """Weights `(count,)` of what comes in where two windows share so many samples; what goes out has the rest to 1."""
+    rise: np.ndarray = np.sin(np.pi / 2 * (np.arange(count) + 0.5) / max(count, 1)).astype(np.float32) ** 2
+    return rise
+
+
+def by_channel(
+    window: np.ndarray, levels: np.ndarray, enhance: Callable[[torch.Tensor], torch.Tensor], device: torch.device
 ) -> np.ndarray:
-    """One call of the model on `(samples, channels)`; channels without sound stay so."""
+    """One call, `enhance` of waves `(B, samples)` on `device`, for the channels of `(samples, channels)` in which there
+    is sound, divided by their `levels (channels,)` and multiplied again; the others stay silent."""
     heard = (levels != 0) & window.any(axis=0)
     out = np.zeros_like(window)
     if heard.any():
         scale = levels[heard].astype(np.float32)
-        y = torch.from_numpy(np.ascontiguousarray((window[:, heard] / scale).T)).to(model.device)
-        enhanced = model.enhance_window(y, z_r.expand(len(y), -1), nfe, noise, sampler)
-        out[:, heard] = enhanced.float().cpu().numpy().T * scale
+        y = torch.from_numpy(np.ascontiguousarray((window[:, heard] / scale).T)).to(device)
+        out[:, heard] = enhance(y).float().cpu().numpy().T * scale
     return out

@@ -134,8 +134,7 @@ class Stream:
         self._tail = np.zeros((0, 2, channels), np.float32)
         self._upper = None
         if channels and self.full_band:
-            rates = (self.sample_rate, channels, self.model.sample_rate)
-            self._upper = UpperBand(*rates, self._clip, self._clip_rate)
+            self._upper = enhance.upper_band(self.model, self.sample_rate, channels, self._clip, self._clip_rate)
 
     def _step(self, count: int) -> np.ndarray:
         """Enhance `count` samples, and with the upper band give those that are ready."""
@@ -146,7 +145,7 @@ class Stream:
         bands = np.stack([self._outside(inside, len(window)), self._outside(made, len(window))], axis=1)
         bands = bands[self._before :]
         fade = min(len(self._tail), len(bands))
-        rise = np.sin(np.pi / 2 * (np.arange(fade) + 0.5) / max(fade, 1))[:, None, None].astype(np.float32) ** 2
+        rise = enhance.rising(fade)[:, None, None]
         bands[:fade] = bands[:fade] * rise + self._tail[:fade] * (1 - rise)
         self._tail = bands[count : count + self._fade].copy()
         x, low, enhanced = window[self._before : self._before + count], bands[:count, 0], bands[:count, 1]
@@ -156,18 +155,15 @@ class Stream:
         return enhanced if self._upper is None else self._upper.feed(x, low, enhanced)
 
     def _enhanced(self, inside: np.ndarray) -> np.ndarray:
-        """One call of the model on a window `(samples, channels)`; channels without sound stay so."""
-        heard = (self._levels != 0) & inside.any(axis=0)
-        out = np.zeros_like(inside)
-        if heard.any():
-            scale = self._levels[heard].astype(np.float32)
-            y = torch.from_numpy(np.ascontiguousarray((inside[:, heard] / scale).T)).to(self.model.device)
+        """One call of the model on a window `(samples, channels)` at its rate."""
+        frame = round(self._first / self.sample_rate * self.model.sample_rate / self.model.spectrogram.hop)
+        noise = enhance.frame_noise(self.seed, frame, self.model.device)
+
+        def call(y: torch.Tensor) -> torch.Tensor:
             condition = self.model.null(len(y)) if self._z_r is None else self._z_r.expand(len(y), -1)
-            frame = round(self._first / self.sample_rate * self.model.sample_rate / self.model.spectrogram.hop)
-            noise = enhance.frame_noise(self.seed, frame, self.model.device)
-            made = self.model.enhance_window(y, condition, None, noise)
-            out[:, heard] = made.float().cpu().numpy().T * scale
-        return out
+            return self.model.enhance_window(y, condition, None, noise)
+
+        return enhance.by_channel(inside, self._levels, call, self.model.device)
 
     def _remember(self, inside: np.ndarray, upto: int) -> None:
         """The history, the level, and the first quiet stretch, from a window that ends with sample `upto`."""

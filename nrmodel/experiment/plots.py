@@ -6,28 +6,38 @@ from the same data can be told from one that shows something else.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from nrdata import drawing
 from nrmodel.evaluation.metrics import METRICS
+from nrmodel.evaluation.names import clip_name, system_name
 from nrmodel.evaluation.schema import setting_of
+
+COLOURS = ("#1f5fa8", "#b5541c", "#3d7d3d", "#7a3d8f", "#c2a000", "#0b8a8f")  # of the environments on the map that
+MARKERS = "os^vDp"  # are told apart
 
 
 @contextmanager
-def figure(shown: Any, columns: int, width: float, height: float) -> Iterator[tuple[Any, Any, io.BytesIO]]:
-    """A figure, its axes and the buffer that holds the PNG afterwards; `shown` is its data, plain."""
+def figure(
+    shown: Any, columns: int, width: float, height: float, rows: Sequence[float] = (1,)
+) -> Iterator[tuple[Any, Any, io.BytesIO]]:
+    """A figure, its axes (of several `rows`, whose heights are in these proportions, row by row) and the buffer that
+    holds the PNG afterwards; `shown` is its data, plain."""
     plt = drawing.pyplot()
-    fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(
+        len(rows), columns, figsize=(width, height), layout="constrained", squeeze=False, height_ratios=rows
+    )
     buffer = io.BytesIO()
-    for axis in axes[0]:
+    for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-    yield fig, axes[0], buffer
+    yield fig, axes if len(rows) > 1 else axes[0], buffer
     digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()
     told = {"Software": f"matplotlib {drawing.matplotlib().__version__}", "Description": digest}
     fig.savefig(buffer, dpi=110, format="png", metadata=told)
@@ -69,14 +79,23 @@ def ladder(rungs: list[dict[str, Any]]) -> bytes:
     shown = [e for e in rungs if e["over_none"]]
     if not shown:
         return b""
-    with panels(shown, 10.0, 1.4 + 0.32 * len(shown)) as (_, axes, buffer):
+    with panels(shown, 11.0, 1.1 + 0.32 * len(shown)) as (_, axes, buffer):
+        lying(axes, [clip_name(e["mode"]) for e in shown], [e["over_none"] for e in shown])
         for axis, metric in zip(axes, METRICS, strict=True):
-            for place, entry in enumerate(reversed(shown)):
-                point(axis, entry["over_none"][metric], place, metric)
-            axis.axvline(0, color="#888888", linewidth=0.8)
-            axis.set_yticks(range(len(shown)), [e["mode"] for e in reversed(shown)] if axis is axes[0] else [])
             axis.set_xlabel(f"{METRICS[metric].heading}, gain over none")
     return buffer.getvalue()
+
+
+def lying(axes: Any, names: list[str], metrics: list[dict[str, Any]]) -> None:
+    """Means with intervals and a line at zero, one under the other, a panel a metric; names at the first."""
+    for axis, metric in zip(axes, METRICS, strict=True):
+        for place, estimates in enumerate(reversed(metrics)):
+            point(axis, estimates[metric], place, metric)
+        axis.axvline(0, color="#888888", linewidth=0.8)
+        axis.set_yticks(range(len(names)), names[::-1] if axis is axes[0] else [])
+        axis.set_ylim(-0.6, len(names) - 0.4)
+        axis.margins(x=0.08)
+        axis.locator_params(axis="x", nbins=4)
 
 
 def point(axis: Any, estimate: dict[str, Any], y: float, metric: str) -> None:
@@ -131,40 +150,74 @@ def distance(entries: list[dict[str, Any]]) -> bytes:
 
 
 def embedding_map(points: list[list[Any]]) -> bytes:
-    """Clips on the first two principal components of z_r, coloured by environment."""
-    matplotlib = drawing.matplotlib()
-
-    places = sorted({p[2] for p in points})
-    with figure(points, 1, 8.0, 4.6) as (fig, axes, buffer):
+    """Clips on the first two principal components of z_r: a few environments in colours, the others grey."""
+    coloured = around(points, len(COLOURS))
+    others = [p for p in points if p[2] not in coloured]
+    with figure([points, coloured], 1, 8.0, 4.6) as (fig, axes, buffer):
         axis = axes[0]
-        colours = matplotlib.colormaps["turbo"]
-        for k, place in enumerate(places):
+        if others:
+            label = f"{len({p[2] for p in others})} others"
+            axis.plot([p[0] for p in others], [p[1] for p in others], "o", color="#c4c9cf", markersize=4, label=label)
+        for colour, marker, place in zip(COLOURS, MARKERS, coloured, strict=False):
             own = [p for p in points if p[2] == place]
-            axis.plot([p[0] for p in own], [p[1] for p in own], "os^v"[k % 4], color=colours((k + 0.5) / len(places)),
-                      markersize=4, label=place)  # fmt: skip
+            axis.plot([p[0] for p in own], [p[1] for p in own], marker, color=colour, markersize=7,
+                      markeredgecolor="white", label=place.rpartition("/")[2])  # fmt: skip
         axis.set(xlabel="first principal component of z_r", ylabel="second")
-        fig.legend(loc="outside right upper", fontsize=7, ncols=1 + len(places) // 20)
+        fig.legend(loc="outside right upper", frameon=False)
     return buffer.getvalue()
 
 
-def loss_curve(steps: list[int], loss: list[float]) -> bytes:
-    """The training loss of one run."""
-    with figure([steps, loss], 1, 7.0, 2.8) as (_, axes, buffer):
-        axes[0].plot(steps, loss, color=METRICS["estoi"].colour, linewidth=1)
-        axes[0].set(xlabel="step", ylabel="training loss")
+def around(points: list[list[Any]], count: int) -> list[str]:
+    """`count` environments spread evenly over those there are, by the direction in which the mean of each lies, not by
+    how closely its clips lie together."""
+    means: dict[str, list[float]] = {}
+    for place in sorted({p[2] for p in points}):
+        own = [p for p in points if p[2] == place]
+        means[place] = [sum(p[k] for p in own) / len(own) for k in (0, 1)]
+    turned = sorted(means, key=lambda place: math.atan2(means[place][1], means[place][0]))
+    count = min(count, len(turned))
+    return sorted(turned[k * len(turned) // count] for k in range(count))
+
+
+def loss_curve(
+    steps: list[int],
+    loss: list[float],
+    validation: dict[str, list[tuple[int, float]]] | None = None,
+    own_from: int | None = None,
+) -> bytes:
+    """Loss of training, and of validation by clip, of one run; a line where own estimates begin: they are harder."""
+    colours = {"right": METRICS["si_sdr"].colour, "none": METRICS["pesq_wb"].colour}
+    names = {"right": "validation, right clip", "none": "validation, no clip"}
+    with figure([steps, loss, validation, own_from], 1, 8.0, 3.2) as (fig, axes, buffer):
+        axis = axes[0]
+        axis.plot(steps, loss, color="#9db9d6", linewidth=0.9, label="training")
+        for clip, told in (validation or {}).items():
+            if clip in colours:
+                at, value = zip(*told, strict=True)
+                axis.plot(at, value, "o-", color=colours[clip], markersize=5, label=names[clip])
+        if own_from is not None:
+            axis.axvline(own_from, color="#5c6773", linewidth=1, linestyle="--", label="own estimates begin")
+        axis.set(xlabel="step", ylabel="loss")
+        fig.legend(loc="outside right upper", frameon=False)
     return buffer.getvalue()
 
 
-def means_by_mode(summary: dict[str, Any]) -> bytes:
-    """Means of every setting of one evaluation with intervals, a panel a metric."""
-    shown = [untimed(e) for e in summary["means"]]
-    labels = [setting_of(e).words(every_mode=True, calls_from=2) for e in reversed(shown)]
-    with panels(shown, 11.0, 1.4 + 0.3 * len(shown)) as (_, axes, buffer):
-        for axis, metric in zip(axes, METRICS, strict=True):
-            for place, entry in enumerate(reversed(shown)):
-                point(axis, entry["metrics"][metric], place, metric)
-            axis.set_yticks(range(len(shown)), labels if axis is axes[0] else [])
-            axis.set_xlabel(METRICS[metric].heading)
+def paired_gains(summary: dict[str, Any]) -> bytes:
+    """The paired differences of one evaluation with intervals, a panel a metric: above what every system adds to the
+    noisy sound, below what a clip adds to none of the same weights; empty where there is nothing to subtract."""
+    models = len({e["system"] for e in summary["means"] if e["system"].startswith("nr:")})
+    titles = {"noisy": "minus the noisy sound", "none": "minus no clip"}
+    shown = {other: [untimed(e) for e in summary["differences"] if e["minus"] == other] for other in titles}
+    shown = {other: entries for other, entries in shown.items() if entries}
+    if not shown:
+        return b""
+    heights = [1.2 + 0.3 * len(entries) for entries in shown.values()]
+    width = 11.5 * len(METRICS) / 3
+    with figure(shown, len(METRICS), width, sum(heights), heights) as (_, axes, buffer):
+        for row, (other, entries) in zip([axes] if len(heights) == 1 else axes, shown.items(), strict=True):
+            lying(row, [system_name(setting_of(e), models) for e in entries], [e["metrics"] for e in entries])
+            for axis, metric in zip(row, METRICS, strict=True):
+                axis.set_xlabel(f"{METRICS[metric].heading}, {titles[other]}")
     return buffer.getvalue()
 
 
@@ -177,14 +230,15 @@ def quality_by_calls(summary: dict[str, Any]) -> bytes:
     """Means with intervals against the number of network calls, a panel a metric, a line a mode; empty where no
     system was asked for several numbers."""
     lines: dict[str, list[dict[str, Any]]] = {}
+    models = len({e["system"] for e in summary["means"] if e["system"].startswith("nr:")})
     for e in summary["means"]:
         if e["nfe"]:
-            name = setting_of(e).words(every_mode=True, calls_from=math.inf)
+            name = system_name(dataclasses.replace(setting_of(e), nfe=1), models)
             lines.setdefault(name, []).append(untimed(e))
     shown = {name: entries for name, entries in lines.items() if len(entries) > 1}
     if not shown:
         return b""
-    with panels(shown, 10.0, 3.0) as (_, axes, buffer):
+    with panels(shown, 10.0, 3.2) as (fig, axes, buffer):
         for axis, metric in zip(axes, METRICS, strict=True):
             for k, (name, entries) in enumerate(shown.items()):
                 known = [(e["nfe"], e["metrics"][metric]) for e in entries if e["metrics"][metric]["mean"] is not None]
@@ -198,13 +252,13 @@ def quality_by_calls(summary: dict[str, Any]) -> bytes:
             axis.set_xticks(calls, [str(n) for n in calls])
             axis.minorticks_off()
             axis.set(xlabel="network calls", ylabel=METRICS[metric].heading)
-        axes[0].legend(fontsize=7)
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False, fontsize=8)
     return buffer.getvalue()
 
 
-def spectrogram_png(signal: Any, sample_rate: int, top_db: float | None = None) -> tuple[bytes, float]:
-    """A bare picture of `(samples,)`: time across, 0 to half the rate upwards, 70 dB under `top_db` (its own greatest
-    level where None) in 64 colours; returns it and that level."""
+def spectrogram(signal: Any, sample_rate: int, top_db: float | None = None) -> tuple[Any, float]:
+    """A bare picture (`PIL.Image`) of `(samples,)`: time across, 0 to half the rate upwards, 70 dB under `top_db` (its
+    own greatest level where None) in 64 colours; returns it and that level. Axes are the page's, as text."""
     matplotlib = drawing.matplotlib()
     import numpy as np
     from PIL import Image
@@ -216,6 +270,12 @@ def spectrogram_png(signal: Any, sample_rate: int, top_db: float | None = None) 
     shade = np.clip((level - top + 70) / 70, 0, 1)[::-1]
     picture = Image.fromarray(np.rint(63 * shade).astype(np.uint8), "P")
     picture.putpalette(matplotlib.colormaps["magma"](np.linspace(0, 1, 64), bytes=True)[:, :3].tobytes())
+    return picture, top
+
+
+def spectrogram_png(signal: Any, sample_rate: int, top_db: float | None = None) -> tuple[bytes, float]:
+    """The same as PNG."""
+    picture, top = spectrogram(signal, sample_rate, top_db)
     buffer = io.BytesIO()
     picture.save(buffer, "png", optimize=True)
     return buffer.getvalue(), top

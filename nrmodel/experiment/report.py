@@ -65,27 +65,37 @@ def to_markdown(found: dict[str, Any], pictures: set[str]) -> str:
 
 def to_html(found: dict[str, Any], out: Path) -> str:
     """The page, from verdicts, the pictures in `out` and its `listening`."""
-    from importlib import resources
-
-    import jinja2
-
-    source = resources.files("nrmodel.experiment").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
 
     def picture(section: Section) -> str:
         path = out / f"{section.picture}.png"
-        return encoded(path.read_bytes()) if section.picture and path.exists() else ""
+        return data_url("image/png", path.read_bytes()) if section.picture and path.exists() else ""
 
-    told = sections(found)
-    files = heard(out / "listening")
-    template = environment.from_string(source)
-    return template.render(found=found, sections=told, picture=picture, interval=with_interval, files=files) + "\n"
+    return page(
+        "report.html.j2", policy="default-src 'none'; img-src data:; media-src data:", found=found,
+        sections=sections(found), picture=picture, interval=with_interval, files=heard(out / "listening"),
+    )  # fmt: skip
 
 
-def encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def page(template: str, folder: Path | None = None, **shown: Any) -> str:
+    """A template that extends `page.html.j2`, from this package or from `folder`, filled in."""
+    import jinja2
+
+    here = jinja2.PackageLoader("nrmodel.experiment", "")
+    loader = here if folder is None else jinja2.ChoiceLoader([here, jinja2.FileSystemLoader(folder)])
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**shown) + "\n"
+
+
+def scores_told(scores: dict[str, float | None]) -> str:
+    """The metrics that there are, in one line."""
+    known = [(METRICS[m], scores[m]) for m in METRICS if scores.get(m) is not None]
+    return ", ".join(f"{metric.title} {plain(value, metric.digits)} {metric.unit}".rstrip() for metric, value in known)
+
+
+def data_url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def heard(folder: Path) -> list[dict[str, Any]]:
@@ -105,10 +115,9 @@ def heard(folder: Path) -> list[dict[str, Any]]:
             file = folder / sound_name(number, what)
             sound, rate = audio.read(file)
             png, _ = plots.spectrogram_png(sound[:, 0], rate, None if what == "reference" else top)
-            scores = entry["scores"].get(what, {})
-            known = [(METRICS[m], scores[m]) for m in METRICS if scores.get(m) is not None]
-            told = [f"{metric.heading} {plain(value, metric.digits)}" for metric, value in known]
-            facts = {"seconds": round(len(sound) / rate, 2), "khz": rate // 2000, "scores": ", ".join(told)}
-            versions.append({"name": what, "sound": encoded(file.read_bytes()), "picture": encoded(png), **facts})
+            seconds, scores = round(len(sound) / rate, 2), scores_told(entry["scores"].get(what, {}))
+            told = f"{seconds} s, {scores}" if scores else f"{seconds} s"
+            urls = {"sound": data_url("audio/flac", file.read_bytes()), "picture": data_url("image/png", png)}
+            versions.append({"name": what, "seconds": seconds, "khz": rate // 2000, "told": told, **urls})
         found.append(entry | {"number": number, "versions": versions})
     return found

@@ -142,7 +142,8 @@ class Trainer:
             last = self.step == config.max_steps
             if self.step % 10 == 0 or last:
                 rate = (self.step - first) / max(time.monotonic() - started, 1e-9)
-                folder.log(self.step, window, rate=rate, learning_rate=self._rate(self.step))
+                own = {} if self.own_from is None else {"own_from": self.own_from}
+                folder.log(self.step, window, rate=rate, learning_rate=self._rate(self.step), **own)
                 folder.progress(self.step, config.max_steps, rate, window)
                 window = []
             stopping = distributed.any_of(signals.received or 0)
@@ -203,7 +204,7 @@ class Trainer:
 
     def _own_share(self) -> float:
         aim = self.model_config.objective
-        if self.own_from is None and self.step >= aim.own_after * self.config.max_steps:
+        if self.own_from is None and aim.own_share and self.step >= aim.own_after * self.config.max_steps:
             self.own_from = self.step  # a budget that grows later does not take it back
         return 0.0 if self.own_from is None else aim.own_share
 
