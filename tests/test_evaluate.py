@@ -165,6 +165,14 @@ def reversed_rows(init):
     return made
 
 
+def test_killed_between_the_rows_and_the_end_it_leaves_nothing(whole, dataset, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    shutil.copyfile(out / "rows.jsonl", out / "rows.partial")
+    evaluate(StandIn(), dataset, EvaluationRequest(**OPTIONS), out)
+    assert rows_of(out) == rows_of(whole) and not (out / "rows.partial").exists()
+
+
 def test_finished_it_only_reads_and_another_request_is_refused(whole, dataset, tmp_path):
     shutil.copytree(whole, tmp_path / "e")
     model = StandIn()

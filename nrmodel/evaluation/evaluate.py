@@ -100,6 +100,7 @@ class ShardFiles:
 
 
 Files = ShardFiles | FolderFiles | Changed
+PARTIAL = "rows.partial"  # beside rows.jsonl only where a process was killed between the two
 
 
 def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out: Path) -> dict[str, Any]:
@@ -141,6 +142,7 @@ def evaluate(model: Enhancer | None, dataset: Any, asked: EvaluationRequest, out
         folders = {role: str(getattr(asked, role)) for role in inputs}
         write_json(out / "run.json", provenance() | made_with(model, files.fingerprint, workers) | folders)
         run(files, systems, out, training_data, workers)
+    (out / PARTIAL).unlink(missing_ok=True)
     rows = read_rows(out / "rows.jsonl")
     summary = write_tables(rows, out, read_speed(out))
     warn_of_pairs(rows)
@@ -156,7 +158,7 @@ def run(
     workers: int,
 ) -> None:
     """Make the rows that are missing, then sort and name the file."""
-    partial = out / "rows.partial"
+    partial = out / PARTIAL
     done = {row.identity for row in resumable(partial)}
     planned = [(row, job) for row, jobs in plan(files, systems) for job in jobs]
     with (
@@ -191,7 +193,6 @@ def run(
             append(tag, scores)
     rows = sorted(resumable(partial), key=lambda row: row.identity)
     write_text(out / "rows.jsonl", "".join(map(line_of, rows)))
-    partial.unlink()
 
 
 def plan(files: Files, systems: list[System]) -> Iterator[tuple[int, list[Job]]]:
