@@ -117,6 +117,7 @@ def test_a_batchs_contrast_hears_the_mixtures_own_noise():
     assert all(p.grad is None for p in model.network.parameters())
 
 
+@pytest.mark.slow
 def test_environments_draw_embeddings_apart_in_training(tiny_dataset, tmp_path):
     """Thirty steps of it: embeddings of two environments lie further apart, of one nearer, than without it."""
     data = nrdata.open(tiny_dataset)
