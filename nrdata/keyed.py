@@ -67,7 +67,7 @@ def noise_rng(seed: int, call: int, chunk: int) -> np.random.Generator:
 
 def step_seed(seed: int, step: int) -> int:
     """A training step's, for torch: times, shares and noise of a global batch; below 2^63."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def validation_rng(seed: int, row: int) -> np.random.Generator:
